@@ -6,14 +6,12 @@ use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::error::{At, Error, Result};
-
-/// The program's name and version, as written into outputs.
-pub const PROGRAM: &str = concat!("scale-engine ", env!("CARGO_PKG_VERSION"));
+use crate::lock::lock;
 
 /// Writes a file through `write`, which gets the path of an empty one to fill or replace. On any error nothing new is left at
 /// `path` or beside it. Replaces the file itself, or the one that a link names; refuses to replace devices, pipes and folders.
@@ -111,23 +109,23 @@ fn host() -> String {
     rustix::system::uname().nodename().to_string_lossy().replace('/', "-")
 }
 
-/// Where the number of a process is that of one process alone: the machine and the namespace of its processes, as containers may
-/// have the same name and each a process 1.
+/// Host name and pid namespace, within which a process id means one process: two containers may share a name and each have a
+/// process 1.
 fn machine() -> String {
     let space = fs::read_link("/proc/self/ns/pid").unwrap_or_default();
     let space: String = space.to_string_lossy().chars().filter(char::is_ascii_digit).collect();
     format!("{}.{space}", host())
 }
 
-/// Nobody has written to it for so long: its process is taken for dead, also where its number says nothing.
+/// A partial file of another or an unknown pid namespace counts as abandoned once it is untouched for this long.
 const OLD: Duration = Duration::from_secs(24 * 3600);
 
-/// Removes what dead processes of this machine have left in a folder of outputs; only what is old where the name does not say that
-/// they ran in this namespace (earlier versions never say, nor which of a process's writers it was). Each folder is searched once,
-/// as it may hold thousands of files.
+/// Removes partial files of this machine's dead processes from a folder of outputs. Files whose names do not show this pid
+/// namespace go only once they are old (earlier versions show none, nor a writer's number). Each folder is searched once, as it may
+/// hold thousands of files.
 fn forget_the_dead(folder: &Path) {
     static SEEN: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
-    if !SEEN.lock().unwrap_or_else(PoisonError::into_inner).insert(folder.to_path_buf()) {
+    if !lock(&SEEN).insert(folder.to_path_buf()) {
         return;
     }
     let (host, machine) = (format!(".{}", host()), format!(".{}", machine()));

@@ -95,16 +95,17 @@ pub struct Answer<R = Cells> {
     pub fallbacks: Vec<String>,
 }
 
-/// Predicts the perturbed groups among `asked` by what one kind learns from the groups `train`; several kinds share a [`Trained`].
+/// Predicts the perturbed groups among `asked` by what one kind learns from the groups `train`; several kinds share
+/// [`Baselines`].
 ///
 /// # Errors
-/// What [`Trained::on`] and [`Trained::predict`] refuse.
+/// What [`Baselines::on`] and [`Baselines::predict`] refuse.
 pub fn baseline(data: &Data, train: &[u32], asked: &[u32], settings: &Settings) -> Result<Answer> {
-    Trained::on(data, train)?.predict(asked, settings)
+    Baselines::on(data, train)?.predict(asked, settings)
 }
 
 /// What all kinds learn from: sums over the training cells, made when a kind first needs them and kept for the next.
-pub struct Trained<'a> {
+pub struct Baselines<'a> {
     data: &'a Data,
     /// Perturbed training groups, at least one.
     groups: Vec<u32>,
@@ -114,7 +115,7 @@ pub struct Trained<'a> {
     features: Option<BTreeMap<u32, Vec<f64>>>,
 }
 
-brief!(Trained<'_>, |trained| data: trained.data, groups: trained.groups.len());
+brief!(Baselines<'_>, |trained| data: trained.data, groups: trained.groups.len());
 
 /// What training shows of effects.
 struct Effects {
@@ -124,28 +125,28 @@ struct Effects {
     unmatched: usize,
 }
 
-impl<'a> Trained<'a> {
+impl<'a> Baselines<'a> {
     /// Learns from the perturbed groups among `train`.
     ///
     /// # Errors
     /// There are none, or a group that the data does not have.
-    pub fn on(data: &'a Data, train: &[u32]) -> Result<Trained<'a>> {
+    pub fn on(data: &'a Data, train: &[u32]) -> Result<Baselines<'a>> {
         let groups = data.perturbed(train)?;
         match groups.is_empty() {
             true => Err(nothing()),
             false => {
                 let (effects, profiles) = (OnceCell::new(), OnceCell::new());
-                Ok(Trained { data, groups, effects, profiles, features: None })
+                Ok(Baselines { data, groups, effects, profiles, features: None })
             }
         }
     }
 
     /// The same, with features as the factors of perturbations in the linear kind: it then knows those too that are not in training.
-    pub fn with_features(self, features: &Features) -> Trained<'a> {
+    pub fn with_features(self, features: &Features) -> Baselines<'a> {
         let (width, inputs) = features.inputs(self.data.manifest());
         let rows = inputs.chunks(width).map(|row| row.iter().map(|&x| x.into()).collect());
         let control = self.data.control_id();
-        Trained { features: Some((0..).zip(rows).filter(|(id, _)| *id != control).collect()), ..self }
+        Baselines { features: Some((0..).zip(rows).filter(|(id, _)| *id != control).collect()), ..self }
     }
 
     /// Predicts the perturbed groups among `asked`. Those without any control of their cell type are left out, as a model leaves
@@ -161,7 +162,7 @@ impl<'a> Trained<'a> {
     /// The same cells on their way to an h5ad, which takes its place when the population is [closed](Population::close).
     ///
     /// # Errors
-    /// As [`Trained::predict`]; a file that cannot be written.
+    /// As [`Baselines::predict`]; a file that cannot be written.
     pub fn predict_to(&self, path: &Path, asked: &[u32], settings: &Settings) -> Result<Answer<Writer>> {
         self.answer(asked, settings, || Population::create(path, self.data.manifest()))
     }

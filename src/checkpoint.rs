@@ -16,8 +16,7 @@ use rayon::prelude::*;
 use safetensors::tensor::TensorView;
 use serde::{Deserialize, Serialize};
 
-use crate::aside;
-use crate::config::Config;
+use crate::config::{Config, Observe};
 use crate::data::effects::Effects;
 use crate::data::features::{FeatureId, FeatureTable, Features};
 use crate::data::shard::{Manifest, Moments};
@@ -55,6 +54,13 @@ pub struct Header {
     pub init_from: Option<Origin>,
 }
 
+impl Header {
+    /// Whether predictions draw counts: as the config says, but not if the data do not tell to what total cells were scaled.
+    pub fn observe(&self) -> Observe {
+        self.data.target.map_or(Observe::None, |_| self.config.predict.observe)
+    }
+}
+
 /// The validation with the highest score.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Best {
@@ -89,7 +95,7 @@ pub struct Trained {
 
 /// All of a run at one step except its flat numbers.
 #[derive(Clone)]
-pub struct Frame {
+pub struct RunState {
     /// What the checkpoint says about itself.
     pub header: Header,
     /// Gene-wise statistics of the training cells.
@@ -100,13 +106,13 @@ pub struct Frame {
     pub features: Option<Arc<Features>>,
 }
 
-brief!(Frame, |frame| step: frame.header.step, genes: frame.statistics.mean.len());
+brief!(RunState, |state| step: state.header.step, genes: state.statistics.mean.len());
 
 /// A run at one step.
 #[derive(Debug)]
 pub struct Checkpoint {
     /// All but the flat numbers.
-    pub frame: Frame,
+    pub state: RunState,
     /// What it holds of each weight, on the host.
     pub flats: Flats<Tensor>,
 }
@@ -152,8 +158,8 @@ impl Checkpoint {
         let flats = Flats { weights: weights?, average: average?, moment1: moment1?, moment2: moment2? };
         let Read { file, statistics, effects, features, .. } = read;
         let (effects, features) = (Arc::new(effects), features.map(Arc::new));
-        let frame = Frame { header: file.text.header, statistics, effects, features };
-        Ok(Checkpoint { frame, flats })
+        let state = RunState { header: file.text.header, statistics, effects, features };
+        Ok(Checkpoint { state, flats })
     }
 
     /// Reads only what the file says about itself.
@@ -182,7 +188,7 @@ impl Described {
     }
 }
 
-impl Frame {
+impl RunState {
     /// Writes a checkpoint aside, then renames it. `table` names the numbers of each of `flats`.
     pub fn save(&self, path: &Path, table: &[Entry], flats: Flats<&[f32]>) -> Result<()> {
         let mut views: Vec<(String, TensorView)> = Vec::new();
@@ -210,7 +216,7 @@ impl Frame {
         let sum = |(name, view): &(String, TensorView)| (name.clone(), crc32fast::hash(view.data()));
         let text = Text {
             version: VERSION,
-            program: aside::PROGRAM.to_string(),
+            program: crate::PROGRAM.to_string(),
             header: self.header.clone(),
             effects: self.effects.pairs().to_vec(),
             sums: views.par_iter().map(sum).collect(),

@@ -345,10 +345,26 @@ pub struct Config {
     pub predict: PredictConfig,
 }
 
+/// What is due once so many steps of a run are done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Due {
+    /// A line of the log.
+    pub line: bool,
+    /// A validation.
+    pub validation: bool,
+    /// A checkpoint to continue from.
+    pub checkpoint: bool,
+}
+
 impl TrainConfig {
-    /// True if a validation is due once `step` steps are done.
-    pub fn validates_after(&self, step: u64) -> bool {
-        self.val_every > 0 && (step.is_multiple_of(self.val_every) || step == self.steps)
+    /// What is due once `done` steps are done. The last step is logged, saved and, unless that is turned off, validated.
+    pub fn due(&self, done: u64) -> Due {
+        let due = |every: u64| done == self.steps || done.is_multiple_of(every);
+        Due {
+            line: due(self.log_every),
+            validation: self.val_every > 0 && due(self.val_every),
+            checkpoint: due(self.checkpoint_every),
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use crate::aside;
-use crate::baseline::{Kind, Settings as Baseline, Trained};
+use crate::baseline::{Baselines, Kind, Settings as Baseline};
 use crate::config::{Config, Observe};
 use crate::data::preprocess::{Genes, Settings as Preprocess, preprocess};
 use crate::data::shard::{Data, Manifest};
@@ -171,7 +171,7 @@ fn predicted(settings: &Settings, places: &Places, observe: Observe, progress: &
 
 /// Every baseline's name and file.
 fn baselines(settings: &Settings, data: &Data, split: &Split) -> Result<Vec<(String, PathBuf)>> {
-    let trained = Trained::on(data, split.part(Part::Train))?;
+    let trained = Baselines::on(data, split.part(Part::Train))?;
     let mut files = Vec::new();
     for observe in [Observe::None, Observe::Poisson] {
         for kind in Kind::ALL {

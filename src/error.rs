@@ -43,7 +43,7 @@ pub enum Error {
     /// The loss or the gradient of a training step is not finite.
     #[error("{0}")]
     Diverged(String),
-    /// The work was asked to stop, or cannot hear that it is asked.
+    /// The work was asked to stop, or could not be set up to notice such a request.
     #[error("{0}")]
     Stopped(String),
 }

@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex};
 use serde::Serialize;
 
 use crate::error::{Error, Result};
+use crate::lock::lock;
 use crate::trace;
 
 mod arena;
@@ -35,8 +36,8 @@ mod plans;
 mod post;
 mod probe;
 pub mod product;
+mod routes;
 mod stamp;
-mod ways;
 
 pub use choices::Choices;
 pub use failure::guard;
@@ -48,8 +49,8 @@ pub use nccl::{NCCL_ID, Nccl, end_process, keep_nccl_buffers_private};
 pub use pinned::Pinned;
 pub use post::Post;
 pub use product::{Operand, Product};
+pub use routes::Route;
 pub use stamp::{Ran, Stamp, Took};
-pub use ways::Way;
 
 use arena::Arena;
 use driver::{Driver, Mark};
@@ -87,8 +88,8 @@ impl Real {
 /// Numbers in 16 bytes of the narrowest storage: an offset at a multiple of it is aligned for the widest loads of any storage.
 pub const PACK: usize = 8;
 
-/// A device, its stream and its kernels. Clones share it. Where it fails or has no room, what asked for it unwinds: a program does
-/// its work on a device, that of tapes and models too, inside [`guard`], which makes a failure an error.
+/// A device, its stream and its kernels; clones share them. If the device fails or has no room, its caller unwinds: do all work on
+/// a device, that of tapes and models too, inside [`guard`], which turns the failure into an error.
 #[derive(Clone)]
 pub struct Gpu(Arc<Inner>);
 
@@ -103,7 +104,7 @@ struct Inner {
     held: held::Held,
     chosen: choices::Chosen,
     arena: Mutex<Arena>,
-    /// Stands in for the driver on a thread that counts a step.
+    /// Stands in for the driver on a thread that rehearses a step.
     dry: dry::Dry,
 }
 
@@ -261,7 +262,7 @@ impl Gpu {
             return false;
         }
         assert!(depth > 0, "product: nothing to add would leave {:?} unwritten", product.size);
-        // Here, not in the drivers: a panic under their locks would be the end of the device.
+        // Here, not in the drivers, so that a panic holds none of their locks.
         product.check();
         if self.rehearsing() {
             return self.0.driver.fuses(product);
@@ -275,6 +276,11 @@ impl Gpu {
     /// Waits until the device has finished everything queued; an error in any of it surfaces here.
     pub fn wait(&self) {
         or_stop(self.driver().wait());
+    }
+
+    /// Tells a profiler that was asked to wait for it (`nsys --capture-range cudaProfilerApi`) to watch from here on, or no longer.
+    pub fn watch(&self, on: bool) {
+        self.driver().watch(on);
     }
 
     /// Whether this device can sum with the GPUs of other ranks; if not, why.
@@ -294,7 +300,7 @@ impl Gpu {
 
     /// Which buffer a kernel first wrote past, if any since the device was opened (guarded devices only).
     pub fn overrun(&self) -> Option<String> {
-        self.0.overrun.lock().expect("no panic under this lock").clone()
+        lock(&self.0.overrun).clone()
     }
 }
 
@@ -382,7 +388,7 @@ impl Drop for Buffer {
     fn drop(&mut self) {
         if self.gpu.0.guarded && !self.gpu.rehearsing() && self.overrun() {
             let seen = format!("a kernel wrote past the end of {} ({} bytes)", self.what, self.bytes);
-            self.gpu.0.overrun.lock().expect("no panic under this lock").get_or_insert(seen);
+            lock(&self.gpu.0.overrun).get_or_insert(seen);
         }
         self.gpu.gave(self.what, self.bytes);
         // SAFETY: this is the only owner, and the stream's order lets queued work finish first.

@@ -3,14 +3,15 @@
 //! Ops run one after the other, so an op's time runs from when the op before it was recorded. On a device the same points are
 //! stamps in its stream, which are waited for only at the end.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use crate::gpu::{Gpu, Ran, Stamp};
+use crate::lock::lock;
 
 /// Which part of a step an op ran in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Way {
+pub enum Pass {
     /// Values.
     Forward,
     /// Gradients.
@@ -27,7 +28,7 @@ pub struct Lap {
     /// Shape of its value; empty if the op's runs are not distinguished by it.
     pub shape: Vec<usize>,
     /// Forward, backward or update.
-    pub way: Way,
+    pub pass: Pass,
     /// How long it took, in seconds.
     pub seconds: f64,
     /// Bytes it must read and write: its inputs and outputs, once each.
@@ -77,13 +78,13 @@ impl Laps {
     }
 
     /// Notes that an op has run. `cost` is bytes and FLOPs.
-    pub fn lap(&self, op: &str, shape: &[usize], way: Way, cost: (u64, u64)) {
+    pub fn lap(&self, op: &str, shape: &[usize], pass: Pass, cost: (u64, u64)) {
         let mut book = self.lock();
         let lap = Lap {
             op: op.to_string(),
             // Runs of ops that only move numbers differ only in their bytes, which are counted anyway.
             shape: if cost.1 > 0 { shape.to_vec() } else { Vec::new() },
-            way,
+            pass,
             seconds: 0.0,
             bytes: cost.0,
             flops: cost.1,
@@ -108,6 +109,6 @@ impl Laps {
     }
 
     fn lock(&self) -> MutexGuard<'_, Book> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 }

@@ -48,15 +48,20 @@ compile_error!("scale-engine runs on Linux");
 
 pub use {serde_json, sprs};
 
+/// The program's name and version, as written into outputs.
+pub const PROGRAM: &str = concat!("scale-engine ", env!("CARGO_PKG_VERSION"));
+
 // Floors, lowest first: a module uses only those below its own; tests/floors.rs enforces it.
 // 0
+pub mod error;
+mod lock;
+// 1
 #[macro_use]
 mod brief;
 #[doc(hidden)]
 pub mod aside;
 pub mod config;
 pub mod correlation;
-pub mod error;
 mod folder;
 pub mod memory;
 pub mod progress;
@@ -64,33 +69,33 @@ pub mod rng;
 pub mod run_folder;
 #[doc(hidden)]
 pub mod trace;
-// 1
-pub mod gpu;
 // 2
+pub mod gpu;
+// 3
 #[doc(hidden)]
 pub mod laps;
 pub mod tensor;
-// 3
-pub mod tape;
 // 4
-pub mod ops;
+pub mod tape;
 // 5
-pub mod params;
+pub mod ops;
 // 6
+pub mod params;
+// 7
 pub mod data;
 pub mod model;
-// 7
+// 8
 pub mod checkpoint;
 pub mod collective;
 pub mod optim;
-// 8
-pub mod predictor;
 // 9
+pub mod predictor;
+// 10
 pub mod baseline;
 pub mod evaluate;
 pub mod predict;
 pub mod train;
-// 10 and above: the program's
+// 11 and above: the program's
 #[cfg(feature = "cli")]
 #[doc(hidden)]
 pub mod cli;

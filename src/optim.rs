@@ -62,31 +62,25 @@ pub struct Optimizer {
 
 brief!(Optimizer, |optimizer| weights: optimizer.len, share: optimizer.share);
 
-/// This range's part of moments and averaged weights, which are given flat on the host; `low` is given if ranks share the weights.
-fn part(
-    params: &Params,
-    range: Range<usize>,
-    average: &Tensor,
-    moments: [&Tensor; 2],
-    low: Option<&Tensor>,
-) -> Part {
-    let (at, gpu) = (range.start, params.gpu());
-    let own = |flat: &Tensor, what| {
-        let part = flat.part(at, &[range.len()]);
-        match gpu {
-            Some(gpu) => part.to_gpu(gpu, what, Real::F32),
-            None => Tensor::new(&[range.len()], part.into_vec()),
+/// This range's part of moments and averaged weights: of `saved`, the average and both moments, flat on the host, or else as they
+/// begin; `low` is given if ranks share the weights.
+fn part(params: &Params, range: Range<usize>, saved: Option<[&Tensor; 3]>, low: Option<&Tensor>) -> Part {
+    let (at, shape, gpu) = (range.start, [range.len()], params.gpu());
+    let low = low.map(|low| low.part(at, &shape).copied("weights' lower halves"));
+    let names = ["averaged weights", "first moments", "second moments"];
+    let own = |flat: &Tensor, what| match gpu {
+        Some(gpu) => flat.part(at, &shape).to_gpu(gpu, what, Real::F32),
+        None => flat.part(at, &shape).copied(what),
+    };
+    let [average, m, v] = match saved {
+        Some(flats) => [0, 1, 2].map(|i| own(flats[i], names[i])),
+        None => {
+            let weights = params.master(at, range.len(), low.as_ref());
+            let zeros = |what| Tensor::zeros_on(gpu, what, &shape);
+            [weights.copied(names[0]), zeros(names[1]), zeros(names[2])]
         }
     };
-    let low = low.map(|low| low.part(at, &[range.len()]).copied("weights' lower halves"));
-    Part {
-        at,
-        low,
-        m: own(moments[0], "first moments"),
-        v: own(moments[1], "second moments"),
-        average: own(average, "averaged weights"),
-        decay: decay(params.entries(), range, gpu),
-    }
+    Part { at, low, m, v, average, decay: decay(params.entries(), range, gpu) }
 }
 
 fn decay(entries: &[Entry], range: Range<usize>, gpu: Option<&Gpu>) -> Decay {
@@ -113,18 +107,20 @@ impl Optimizer {
 
     /// The same for a share of the weights.
     pub fn new(params: &mut Params, share: Share) -> Self {
-        let zeros = Tensor::zeros(&[params.len()]);
-        let weights = params.weights().to_host();
-        Optimizer::resume(params, share, &weights, [&zeros, &zeros])
+        Optimizer::of(params, share, None)
     }
 
     /// Continues from a checkpoint's averaged weights and first and second moments, flat on the host; `params` already holds its
     /// weights.
     pub fn resume(params: &mut Params, share: Share, average: &Tensor, moments: [&Tensor; 2]) -> Self {
+        Optimizer::of(params, share, Some([average, moments[0], moments[1]]))
+    }
+
+    fn of(params: &mut Params, share: Share, saved: Option<[&Tensor; 3]>) -> Self {
         let end = share.pieces().last().map_or(0, |piece| piece.end);
         assert!(end == params.len(), "optim: a share of {end} numbers, of weights {}", params.len());
         let low = if share.is_whole() { None } else { params.take_low() };
-        let own = |range| part(params, range, average, moments, low.as_ref());
+        let own = |range| part(params, range, saved, low.as_ref());
         let parts = share.parts().into_iter().map(own).collect();
         let stretches = Stretches::new(share.parts(), params.gpu());
         Optimizer { parts, stretches, len: params.len(), share }

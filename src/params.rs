@@ -36,6 +36,9 @@ pub struct Params {
     grads: Tensor,
 }
 
+/// What a device that has no room for them calls the gradients.
+const GRADIENTS: &str = "gradients of the weights";
+
 brief!(Params, |params| tensors: params.entries().len(), weights: params.len());
 
 impl Params {
@@ -45,9 +48,10 @@ impl Params {
         Params { table, weights: Weights::of(weights), grads: Tensor::zeros(&[0]) }
     }
 
-    /// The same with room for gradients, on the host.
+    /// The same with room for gradients, where the weights are.
     pub fn with_gradients(self) -> Params {
-        Params { grads: Tensor::zeros(&[self.table.len()]), ..self }
+        let grads = Tensor::zeros_on(self.gpu(), GRADIENTS, &[self.len()]);
+        Params { grads, ..self }
     }
 
     /// The same table over other weights, e.g. their average, without gradients: `[L]` f32, on the host or where these weights are.
@@ -64,7 +68,7 @@ impl Params {
         let weights = Weights::of(self.weights.whole().to_gpu(gpu, "weights", Real::F32));
         let grads = match self.grads.is_empty() {
             true => self.grads,
-            false => self.grads.to_gpu(gpu, "gradients of the weights", Real::F32),
+            false => self.grads.to_gpu(gpu, GRADIENTS, Real::F32),
         };
         Params { weights, grads, ..self }
     }

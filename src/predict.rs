@@ -200,14 +200,14 @@ impl Report {
 /// A requested population.
 struct Ask {
     request: Request,
-    /// Context of its controls.
-    context: usize,
+    /// Pool of its controls.
+    pool: usize,
 }
 
-/// All populations of a prediction, with their contexts' controls.
+/// All populations of a prediction, with the control cells of each.
 #[derive(Default)]
 struct Job {
-    contexts: Vec<Context>,
+    pools: Vec<Pool>,
     asks: Vec<Ask>,
     /// Log1p values of the control cells by number, if they come from a file and are to be written.
     logs: Logs,
@@ -217,29 +217,29 @@ struct Job {
 type Logs = BTreeMap<u64, (Vec<u32>, Vec<f32>)>;
 
 /// Control cells that represent one or more (cell type, batch).
-struct Context {
+struct Pool {
     /// Names of the cells.
     names: Vec<String>,
     controls: ControlCells,
     /// How they are written, if they come from a file: a data directory writes its own.
-    labels: Option<Labels>,
+    labels: Option<WrittenAs>,
 }
 
 /// What control cells of a file are written under.
-struct Labels {
+struct WrittenAs {
     cell_type: String,
     /// Numbers of the cells in the file.
     cells: Vec<u64>,
-    /// The batch in which each cell was measured: not the context's if that has no controls of its own.
+    /// The batch in which each cell was measured: not the pool's if that has no controls of its own.
     batches: Vec<String>,
 }
 
-impl Context {
+impl Pool {
     /// The cells of a pool of a data directory.
-    fn of(data: &Data, pool: &Controls) -> Context {
+    fn of(data: &Data, pool: &Controls) -> Pool {
         let cells: Vec<u64> = pool.iter().collect();
         let names = cells.iter().map(|&cell| data.name(cell).to_string()).collect();
-        Context { names, controls: ControlCells::of(data, &cells), labels: None }
+        Pool { names, controls: ControlCells::of(data, &cells), labels: None }
     }
 }
 
@@ -339,23 +339,23 @@ fn fill(
     progress: &Progress,
 ) -> Result<()> {
     let empty: usize =
-        job.contexts.iter().map(|c| c.controls.library.iter().filter(|n| !observe::known(**n)).count()).sum();
+        job.pools.iter().map(|c| c.controls.library.iter().filter(|n| !observe::known(**n)).count()).sum();
     if observer.is_some() && empty > 0 {
         report.notes.push(format!(
             "{empty} control cells are empty: counts are drawn as for cells with the usual total"
         ));
     }
-    let contexts = job.contexts.iter().map(|c| {
+    let contexts = job.pools.iter().map(|c| {
         progress.go_on(UNBEGUN)?;
         predictor::Context::of(predictors, &c.controls)
     });
     let contexts: Vec<_> = contexts.collect::<Result<_>>()?;
     let total: usize = job.asks.iter().map(|ask| ask.request.cells).sum();
     let work = progress.begin("predict", 0, total as u64, "cells");
-    for Ask { request, context } in &job.asks {
+    for Ask { request, pool } in &job.asks {
         let labels = predictors[0].data.names_of(request.conditions);
-        let names = &job.contexts[*context].names;
-        let means = contexts[*context].predict(*request, observer, |row, control| {
+        let names = &job.pools[*pool].names;
+        let means = contexts[*pool].predict(*request, observer, |row, control| {
             work.go_on()?;
             if let Some(bad) = row.iter().find(|x| !x.is_finite()) {
                 let who = if predictors.len() == 1 { "" } else { "one of these " };
@@ -380,8 +380,8 @@ fn fill(
 /// Writes each control cell of a file once, under the control label; returns how many.
 fn push_controls(mut job: Job, control: &str, population: &mut Population<Writer>) -> Result<usize> {
     let before = population.len();
-    for Context { names, labels, .. } in &job.contexts {
-        let Some(Labels { cell_type, cells, batches }) = labels else { continue };
+    for Pool { names, labels, .. } in &job.pools {
+        let Some(WrittenAs { cell_type, cells, batches }) = labels else { continue };
         for ((cell, name), batch) in cells.iter().zip(names).zip(batches) {
             // Contexts without controls of their own share those of other batches.
             if let Some((genes, values)) = job.logs.remove(cell) {

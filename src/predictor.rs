@@ -1,8 +1,8 @@
 //! Asks a trained model for populations: control cells of one context in, perturbed cells out.
 //!
 //! An answer is a function of (weights, controls, request, seed) only: requests are never mixed in a batch, and their random
-//! choices are keyed by the names they ask for. Several models are asked together by [`Context::of`], which averages their cells; what
-//! each makes of the mean, and so how far they agree, is in the [`Means`] that are returned.
+//! choices are keyed by the names they ask for. Several models are asked together by [`Context::of`], which averages their cells;
+//! what each makes of the mean, and so how far they agree, is in the [`Means`] that are returned.
 //!
 //! ```no_run
 //! use scale_engine::checkpoint::Trained;
@@ -39,7 +39,6 @@ pub(crate) use controls::Reading;
 pub use means::Means;
 
 use crate::checkpoint::Trained;
-use crate::config::Observe;
 use crate::data::effects::Effects;
 use crate::data::observe::Observer;
 use crate::data::shard::Manifest;
@@ -108,9 +107,7 @@ impl Trained {
     /// # Errors
     /// As [`Observer::asked`].
     pub fn observer(&self) -> Result<Option<Observer>> {
-        let target = self.header.data.target;
-        let asked = target.map_or(Observe::None, |_| self.header.config.predict.observe);
-        Observer::asked(asked, target)
+        Observer::asked(self.header.observe(), self.header.data.target)
     }
 }
 
@@ -136,7 +133,8 @@ impl<'a> Predictor<'a> {
     }
 
     /// mean X0 - mean Dec(Z0) per gene over the context's controls, on the network's scale; zero if the config does not calibrate.
-    /// The last set is filled up with the first cells again, which then weigh once more: 5 cells in sets of 32 weigh 7, 7, 6, 6, 6.
+    /// Cells that do not fill the last set are repeated from the first on, and repeated cells weigh more in the mean: of 5 cells in
+    /// sets of 32 two weigh 7 and three 6.
     fn calibration(&self, controls: &ControlCells) -> Vec<f32> {
         let (g, n) = (self.genes(), self.model.config().data.cells);
         if !self.model.config().predict.calibrate {

@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use crate::error::Result;
 use crate::gpu::{Gpu, Peak};
-use crate::laps::{Lap, Laps, Way};
+use crate::laps::{Lap, Laps, Pass};
 
 mod ceilings;
 mod made_up;
@@ -36,8 +36,7 @@ pub struct Profile {
     pub watched_s: f64,
     /// What the same machine reached just before.
     pub ceilings: Ceilings,
-    /// Share of the watched step in which the device did nothing, which is more than of a step that is not watched; `None` on the
-    /// CPU.
+    /// Share of the watched step in which the device was idle, larger than in a step that is not watched; `None` on the CPU.
     pub idle: Option<f64>,
     /// Memory of a device.
     pub memory: Option<Memory>,
@@ -68,7 +67,7 @@ pub struct Row {
     /// Shape of its value, if the op's rows are told apart by it.
     pub shape: Vec<usize>,
     /// Forward, backward or update.
-    pub way: Way,
+    pub pass: Pass,
     /// Calls per step.
     pub calls: f64,
     /// Seconds per step.
@@ -111,6 +110,9 @@ pub fn profile(sizes: &Sizes, steps: u64, gpu: Option<&Gpu>) -> Result<Profile> 
     let step_s = made.times(steps)?.median();
     let (between, block) = (gpu.map(Gpu::held), gpu.and_then(Gpu::block).unwrap_or(0));
     gpu.inspect(|gpu| gpu.forget_peak());
+    if let Some(gpu) = gpu {
+        gpu.watch(true);
+    }
     let laps = Laps::start(gpu);
     made.learner.laps = Some(laps.clone());
     for k in 0..steps {
@@ -118,11 +120,14 @@ pub fn profile(sizes: &Sizes, steps: u64, gpu: Option<&Gpu>) -> Result<Profile> 
         made.step(k)?;
         gpu.inspect(|gpu| gpu.wait());
     }
+    if let Some(gpu) = gpu {
+        gpu.watch(false);
+    }
     made.learner.laps = None;
     let laps = laps.end();
     let watched: f64 = laps.iter().map(|lap| lap.seconds).sum();
     let memory = gpu.zip(between).map(|(gpu, between)| {
-        let kept = laps.iter().rev().find(|lap| lap.way == Way::Forward).map_or(between, |lap| lap.held);
+        let kept = laps.iter().rev().find(|lap| lap.pass == Pass::Forward).map_or(between, |lap| lap.held);
         Memory { between, kept: kept - between, peak: gpu.peak(), block }
     });
     let launched: f64 = laps.iter().flat_map(|lap| &lap.kernels).map(|(_, seconds)| seconds).sum();
@@ -147,7 +152,7 @@ fn rows(laps: &[Lap], steps: u64, watched: f64, ceilings: &Ceilings) -> Vec<Row>
     let mut sums: Vec<(Lap, u64)> = Vec::new();
     for lap in laps {
         let same =
-            |(sum, _): &&mut (Lap, u64)| (&sum.op, &sum.shape, sum.way) == (&lap.op, &lap.shape, lap.way);
+            |(sum, _): &&mut (Lap, u64)| (&sum.op, &sum.shape, sum.pass) == (&lap.op, &lap.shape, lap.pass);
         match sums.iter_mut().find(same) {
             Some((sum, calls)) => {
                 sum.seconds += lap.seconds;
@@ -173,7 +178,7 @@ fn rows(laps: &[Lap], steps: u64, watched: f64, ceilings: &Ceilings) -> Vec<Row>
             of_matmul: tflop_per_s.map(|rate| rate / ceilings.matmul_tflop_per_s),
             op: sum.op,
             shape: sum.shape,
-            way: sum.way,
+            pass: sum.pass,
         }
     };
     let mut rows: Vec<Row> = sums.into_iter().map(row).collect();

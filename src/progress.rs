@@ -17,9 +17,10 @@
 
 use std::fmt::Display;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use crate::error::{Error, Result};
+use crate::lock::lock;
 
 /// What happens.
 #[derive(Clone, Debug)]
@@ -44,10 +45,10 @@ pub enum Event<'a> {
         /// What is counted.
         unit: &'a str,
     },
-    /// So many units are done, those of an earlier process among them. A GPU may still be at work on the last.
+    /// Units done so far, those of an earlier process included. A GPU may still be working on the last.
     Done(u64),
-    /// What training writes to metrics.jsonl: a step and its numbers, by the names that they have there. Numbers that are not finite
-    /// are left out. Several may tell of one step; norms of the parts' gradients come before it is done.
+    /// What training writes to metrics.jsonl: a step and its numbers, by the names that they have there. Numbers that are not
+    /// finite are left out. Several may tell of one step; norms of the parts' gradients come before it is done.
     Logged {
         /// The step, from 1.
         step: u64,
@@ -58,7 +59,7 @@ pub enum Event<'a> {
     Ends,
 }
 
-/// Who watches long work: is told what happens, and may stop it. Clones are the same one.
+/// An observer of long work: it is told every event and can ask the work to stop. Clones share one observer.
 #[derive(Clone)]
 pub struct Progress(Arc<Watch>);
 
@@ -72,18 +73,19 @@ type Tell = dyn Fn(Event, &Progress) + Send + Sync;
 brief!(Progress, |progress| stopped: progress.is_stopped());
 
 impl Progress {
-    /// A function that is called with every event, and with the progress itself, by which it may stop the work. The work waits for it.
+    /// A function that is called with every event, and with the progress itself, by which it may stop the work. The work waits for
+    /// it.
     pub fn new(tell: impl Fn(Event, &Progress) + Send + Sync + 'static) -> Progress {
         Progress(Arc::new(Watch { tell: Box::new(tell), stop: AtomicBool::new(false) }))
     }
 
-    /// Nobody.
+    /// An observer that ignores every event.
     pub fn silent() -> Progress {
         Progress::new(|_, _| ())
     }
 
-    /// Asks the work to stop, from any thread: it ends after the block of cells or the step that it is at. What was stopped stays so:
-    /// other work needs a progress of its own.
+    /// Asks the work to stop, from any thread: it ends after the block of cells or the step that it is at. What was stopped stays
+    /// so: other work needs a progress of its own.
     pub fn stop(&self) {
         self.0.stop.store(true, Ordering::Relaxed);
     }
@@ -156,12 +158,12 @@ impl Work {
         if !progress.is_stopped() {
             return Ok(());
         }
-        let done = done.lock().unwrap_or_else(PoisonError::into_inner);
+        let done = lock(done);
         progress.go_on(format_args!("{what} was stopped after {done} of {all} {unit}"))
     }
 
     fn tell(&self, now: impl FnOnce(u64) -> u64) {
-        let mut done = self.done.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut done = lock(&self.done);
         *done = now(*done);
         self.progress.tell(Event::Done(*done));
     }

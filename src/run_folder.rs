@@ -69,7 +69,7 @@ impl RunFolder {
     }
 }
 
-/// The checkpoint to predict from that a path means: the file itself, or a run's best, or else its last.
+/// The checkpoint whose weights `path` stands for: the file itself, or a run's best, or else its last.
 pub fn checkpoint_of(path: &Path) -> Result<PathBuf> {
     if !path.is_dir() {
         return Ok(path.to_path_buf());

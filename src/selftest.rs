@@ -13,7 +13,7 @@ mod walk;
 use serde::Serialize;
 
 use crate::error::{Error, Result};
-use crate::gpu::{self, Gpu, Real, Way};
+use crate::gpu::{self, Gpu, Real, Route};
 use crate::progress::{Event, Progress};
 
 pub use case::{Case, Run, Values, Verdict, case, error, wide};
@@ -26,7 +26,7 @@ pub use walk::{Size, beside_cpu as model, in_pieces as graph};
 /// One line of the table.
 #[derive(Clone, Debug, Serialize)]
 pub struct Check {
-    /// Op, with the way to it if that is not any device's; or what was checked of the model.
+    /// Op, with its route if that is not any device's; or what was checked of the model.
     pub name: String,
     /// How the device stored numbers.
     pub real: Real,
@@ -63,9 +63,9 @@ impl Check {
     }
 }
 
-/// Runs rows of the table on a device; one check per op and way to it, with its worst output. An op's own check has all its rows,
-/// as any device computes them; those of its ways on Hopper have the rows whose sizes they take, and are missing where there are
-/// none. `progress` is told of the rows, each by name before it is run.
+/// Runs rows of the table on a device; one check per op and route, with its worst output. The check under the op's own name covers
+/// all its rows, computed as on any device; the checks of its Hopper routes cover the rows whose sizes these take, and are missing
+/// if there are none. `progress` is told of the rows, each by name before it is run.
 pub fn ops(gpu: &Gpu, rows: &[Case], progress: &Progress) -> Result<Vec<Check>> {
     let mut checks: Vec<Check> = Vec::new();
     let work = progress.begin("selftest", 0, rows.len() as u64, "rows");
@@ -77,10 +77,10 @@ pub fn ops(gpu: &Gpu, rows: &[Case], progress: &Progress) -> Result<Vec<Check>> 
         if let Some(what) = gpu.overrun() {
             return Err(Error::Device(format!("{} {:?}: {what}", row.name, row.shapes)));
         }
-        for (way, verdicts) in judged {
-            let name = match way {
-                Way::Any => row.op().to_string(),
-                way => format!("{} on {way}", row.op()),
+        for (route, verdicts) in judged {
+            let name = match route {
+                Route::Any => row.op().to_string(),
+                route => format!("{} on {route}", row.op()),
             };
             let at = checks.iter().position(|check| check.name == name).unwrap_or(checks.len());
             if at == checks.len() {

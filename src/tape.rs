@@ -25,7 +25,7 @@
 //! ```
 
 use crate::gpu::{Gpu, Real};
-use crate::laps::{Laps, Way};
+use crate::laps::{Laps, Pass};
 use crate::tensor::Tensor;
 
 mod back;
@@ -68,8 +68,8 @@ struct Node {
     value: Option<Tensor>,
     shape: Vec<usize>,
     bytes: u64,
-    /// How its gradient is stored: as the value is, which every op may rely on. `None` for leaves and what only presents them in
-    /// another way, whose gradients stay as ops make them: sums over rows are f32, and must not be rounded for a weight.
+    /// How its gradient is stored: as the value is, which every op may rely on. `None` for leaves and mere views of them, whose
+    /// gradients stay as ops make them: sums over rows are f32, and must not be rounded for a weight.
     real: Option<Real>,
     /// The device that its value, and so its gradient, is on.
     gpu: Option<Gpu>,
@@ -278,9 +278,9 @@ impl Tape {
         if !inputs.is_empty() {
             let given: Vec<&Tensor> = self.values(inputs).collect();
             let read = given.iter().map(|x| x.bytes()).sum();
-            self.lap(op.name, &shape, Way::Forward, op.flops.forward, [read, fresh(&[&value], &given)]);
+            self.lap(op.name, &shape, Pass::Forward, op.flops.forward, [read, fresh(&[&value], &given)]);
         }
-        // Neither an input's numbers under another shape, nor a leaf, which has no input.
+        // False if the value is a mere view of `x`, a leaf or a view of one; a leaf itself has no input to ask.
         let made = |x: &Var| self.nodes[x.at].real.is_some() || !self.values(&[*x]).any(|x| value.shares(x));
         let real = inputs.iter().any(made).then(|| value.real());
         let gpu = value.gpu().cloned();
@@ -295,10 +295,10 @@ impl Tape {
     }
 
     /// Notes the bytes that an op has read and written; one that only presents its input in another way has moved none.
-    fn lap(&self, op: &str, shape: &[usize], way: Way, flops: usize, [read, written]: [u64; 2]) {
+    fn lap(&self, op: &str, shape: &[usize], pass: Pass, flops: usize, [read, written]: [u64; 2]) {
         let Some(laps) = &self.laps else { return };
         let bytes = if written == 0 { 0 } else { written + read };
-        laps.lap(op, shape, way, (bytes, flops as u64));
+        laps.lap(op, shape, pass, (bytes, flops as u64));
     }
 }
 

@@ -23,19 +23,20 @@ pub use agree::{Shaped, agree};
 #[derive(Clone)]
 pub struct Tensor {
     shape: Vec<usize>,
-    /// Numbers of the buffer before the first.
+    /// Where in the buffer the numbers begin.
     offset: usize,
     storage: Storage,
 }
 
-/// The buffer; on a device its numbers are f32 or the device's own.
+/// The buffer; on a device its numbers are f32 or in the device's own storage.
 #[derive(Clone)]
 enum Storage {
     Host(Arc<Vec<f32>>),
     Device(Arc<Buffer>, Real),
 }
 
-/// How many numbers a shape holds. Panics if a product of some of its axes, an empty one left out, exceeds any memory.
+/// Number of elements of a shape. Panics if the product of its axes, empty ones counted as 1, is more than any memory holds: a
+/// product that wraps around could look small.
 fn count(shape: &[usize]) -> usize {
     let most = shape.iter().try_fold(1usize, |n, &axis| n.checked_mul(axis.max(1)));
     let fits = most.is_some_and(|n| n <= isize::MAX as usize / size_of::<f32>());
@@ -43,7 +44,7 @@ fn count(shape: &[usize]) -> usize {
     shape.iter().product()
 }
 
-/// Panics unless a device stores numbers in that way: no kernel of its own reads others.
+/// Panics unless the device's kernels can read `real`: f32 or the device's own storage.
 fn check_storage(gpu: &Gpu, what: &str, real: Real) {
     let fits = real == Real::F32 || real == gpu.real();
     assert!(fits, "tensor: {what} as {real:?} on a device that stores {:?}", gpu.real());
@@ -64,8 +65,8 @@ impl Tensor {
         Tensor { shape: shape.to_vec(), offset, storage: Storage::Host(buffer) }
     }
 
-    /// Numbers on a device, not yet written: an op's output. `what` names them in the error if there is no room. Panics if the
-    /// device stores no numbers as `real`.
+    /// Numbers on a device, not yet written: an op's output. `what` names them in the error if there is no room. Panics unless the
+    /// device's kernels can read `real`.
     pub fn on(gpu: &Gpu, what: &'static str, shape: &[usize], real: Real) -> Self {
         check_storage(gpu, what, real);
         assert!(!shape.is_empty(), "tensor: {what} without axes; one number has the shape [1]");
@@ -81,6 +82,14 @@ impl Tensor {
     /// All zero.
     pub fn zeros(shape: &[usize]) -> Self {
         Tensor::new(shape, vec![0.0; count(shape)])
+    }
+
+    /// Zeros as f32 on a device, or else on the host; `what` names them in the error if a device has no room.
+    pub fn zeros_on(gpu: Option<&Gpu>, what: &'static str, shape: &[usize]) -> Self {
+        let Some(gpu) = gpu else { return Tensor::zeros(shape) };
+        let zeros = Tensor::on(gpu, what, shape, Real::F32);
+        zeros.zero();
+        zeros
     }
 
     /// One number, shape `[1]`.
@@ -198,7 +207,7 @@ impl Tensor {
         Operand::rows(self.address(), self.real(), self.width())
     }
 
-    /// A copy of host numbers on a device, rounded if stored as bf16. Panics if the device stores no numbers as `real`.
+    /// A copy of host numbers on a device, rounded if stored as bf16. Panics unless the device's kernels can read `real`.
     pub fn to_gpu(&self, gpu: &Gpu, what: &'static str, real: Real) -> Self {
         check_storage(gpu, what, real);
         let buffer = match real {

@@ -34,7 +34,7 @@ use serde::Serialize;
 
 use crate::checkpoint::Best;
 use crate::collective::{Collective, Ranks, Threads, Wire};
-use crate::config::Config;
+use crate::config::{Config, Due};
 use crate::data::loader::Loader;
 use crate::data::sampler::Sampler;
 use crate::data::split::Part;
@@ -44,15 +44,15 @@ use crate::optim::learning_rate;
 use crate::progress::{Progress, Work};
 
 mod feed;
-mod first;
 mod learner;
 mod line;
 mod metrics;
+mod new_run;
 mod part_norms;
+mod prepared;
 mod run;
 mod sent;
 mod settings;
-mod start;
 mod tensorboard;
 mod validate;
 mod writer;
@@ -66,8 +66,8 @@ pub use settings::{Begin, Place, Settings};
 use line::Lines;
 use metrics::Metrics;
 use part_norms::part_norms;
+use prepared::Prepared;
 use run::Run;
-use start::Start;
 
 /// How a run ended.
 #[derive(Clone, Debug, Serialize)]
@@ -103,23 +103,25 @@ pub fn train(settings: &Settings, progress: &Progress) -> Result<Outcome> {
         Place::Launched(launch, gpu) => {
             // Before any data is read: a rank that finds no data can then tell the others.
             let seat = Arc::new(Wire::join(launch, progress)?);
-            rank(|| Start::of(settings, progress), gpu.as_ref(), seat)
+            rank(|| Prepared::of(settings, progress), gpu.as_ref(), seat)
         }
         Place::Here(places) => match places.as_slice() {
             [] => Err(Error::setting("place", "has no rank to train on")),
-            [place] => guard(|| walk(Start::of(settings, progress)?, place.as_ref(), &Ranks::alone())),
-            places => side_by_side(&Start::of(settings, progress)?, places),
+            [place] => {
+                guard(|| train_rank(Prepared::of(settings, progress)?, place.as_ref(), &Ranks::alone()))
+            }
+            places => side_by_side(&Prepared::of(settings, progress)?, places),
         },
     }
 }
 
 /// One rank per place, each in its own thread. Returns rank 0's outcome, or the error of the rank that failed first.
-fn side_by_side(start: &Start, places: &[Option<Gpu>]) -> Result<Outcome> {
+fn side_by_side(prepared: &Prepared, places: &[Option<Gpu>]) -> Result<Outcome> {
     let seats: Vec<Arc<Threads>> = Threads::seats(places.len()).into_iter().map(Arc::new).collect();
     let mut outcomes: Vec<Result<Outcome>> = std::thread::scope(|scope| {
         let begin = |(seat, place): (&Arc<Threads>, &'_ Option<Gpu>)| {
-            let (start, seat, place) = (start.clone(), seat.clone(), place.clone());
-            scope.spawn(move || rank(|| Ok(start), place.as_ref(), seat))
+            let (prepared, seat, place) = (prepared.clone(), seat.clone(), place.clone());
+            scope.spawn(move || rank(|| Ok(prepared), place.as_ref(), seat))
         };
         let ranks: Vec<_> = seats.iter().zip(places).map(begin).collect();
         ranks.into_iter().map(|rank| rank.join().unwrap_or_else(|panic| resume_unwind(panic))).collect()
@@ -129,16 +131,16 @@ fn side_by_side(start: &Start, places: &[Option<Gpu>]) -> Result<Outcome> {
 
 /// One of several ranks. If it ends early, it tells the others.
 fn rank(
-    start: impl FnOnce() -> Result<Start>,
+    prepared: impl FnOnce() -> Result<Prepared>,
     gpu: Option<&Gpu>,
     seat: Arc<dyn Collective>,
 ) -> Result<Outcome> {
     let work = || {
         guard(|| {
-            let start = start()?;
-            let ranks = Ranks::join(seat.clone(), gpu, &start.progress)?;
-            start.agree(&ranks, gpu)?;
-            walk(start, gpu, &ranks)
+            let prepared = prepared()?;
+            let ranks = Ranks::join(seat.clone(), gpu, &prepared.progress)?;
+            prepared.agree(&ranks, gpu)?;
+            train_rank(prepared, gpu, &ranks)
         })
     };
     let outcome = catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
@@ -151,21 +153,21 @@ fn rank(
     outcome
 }
 
-fn walk(start: Start, gpu: Option<&Gpu>, ranks: &Ranks) -> Result<Outcome> {
-    let mut walk = Walk::begin(start, gpu, ranks)?;
-    walk.keep_changes()?;
-    let mut stopping = ranks.any(walk.run.progress.is_stopped())?;
-    while walk.run.step() < walk.run.config().train.steps && !stopping {
-        stopping = walk.step()?;
+fn train_rank(prepared: Prepared, gpu: Option<&Gpu>, ranks: &Ranks) -> Result<Outcome> {
+    let mut training = Training::begin(prepared, gpu, ranks)?;
+    training.keep_changes()?;
+    let mut stopping = ranks.any(training.run.progress.is_stopped())?;
+    while training.run.step() < training.run.config().train.steps && !stopping {
+        stopping = training.step()?;
     }
-    walk.end()
+    training.end()
 }
 
 /// Batches that the loader prepares ahead.
 const AHEAD: usize = 4;
 
 /// A run in progress: batch after batch, and where their numbers go.
-struct Walk<'a> {
+struct Training<'a> {
     run: Run,
     loader: Loader,
     feed: Feed,
@@ -174,13 +176,14 @@ struct Walk<'a> {
     unmatched: usize,
     gpu: Option<&'a Gpu>,
     ranks: &'a Ranks,
-    /// On the rank that writes. Dropped last: what goes wrong with a checkpoint is told before the end.
+    /// `Some` on the rank that writes. Must stay the last field: dropping it reports the end of the work, which must come after any
+    /// error of the checkpoint writer in `run`.
     work: Option<Work>,
 }
 
-impl<'a> Walk<'a> {
-    fn begin(start: Start, gpu: Option<&'a Gpu>, ranks: &'a Ranks) -> Result<Walk<'a>> {
-        let run = Run::new(start, gpu, ranks)?;
+impl<'a> Training<'a> {
+    fn begin(prepared: Prepared, gpu: Option<&'a Gpu>, ranks: &'a Ranks) -> Result<Training<'a>> {
+        let run = Run::new(prepared, gpu, ranks)?;
         let (config, first) = (run.config(), run.step());
         let (of_data, train) = (config.data, config.train);
         let sampler = Sampler::new(&run.data, run.split.part(Part::Train), of_data, train.seed)?
@@ -202,17 +205,18 @@ impl<'a> Walk<'a> {
         let work = run.writes.then(|| run.progress.begin("train", first, train.steps, "steps"));
         let began = Instant::now();
         let log = Log { metrics, lines: Lines::default(), first, began, told: (first, began), loss: None };
-        Ok(Walk { run, loader, feed, log, unmatched, gpu, ranks, work })
+        Ok(Training { run, loader, feed, log, unmatched, gpu, ranks, work })
     }
 
     /// Does the next step and what is due after it. True if all ranks are to stop.
     fn step(&mut self) -> Result<bool> {
-        let Walk { run, loader, feed, log, gpu, ranks, work, .. } = self;
+        let Training { run, loader, feed, log, gpu, ranks, work, .. } = self;
         let train = run.config().train;
         let batch = loader.next();
-        let examples = feed.examples(&batch, &run.frame.effects);
+        let examples = feed.examples(&batch, &run.state.effects);
         let (step, done) = (run.step(), run.step() + 1);
-        if step == 0 || train.validates_after(done) {
+        let mut due = train.due(done);
+        if step == 0 || due.validation {
             log.tell(run, ranks)?;
             let norms = part_norms(&mut run.learner, &examples, step, ranks)?;
             log.metrics.part_norms(done, &norms)?;
@@ -220,47 +224,46 @@ impl<'a> Walk<'a> {
         let (found, norm) = run.learner.step(&examples, step, ranks)?;
         // The device already has this step queued while the previous one's numbers are read.
         log.tell(run, ranks)?;
-        let last = done == train.steps;
-        let logs = done.is_multiple_of(train.log_every) || last;
-        work.iter().for_each(|work| work.set(done));
+        if let Some(work) = work {
+            work.set(done);
+        }
         let stopping = ranks.any(run.progress.is_stopped())?;
-        let saves = done.is_multiple_of(train.checkpoint_every) || last || stopping;
-        if gpu.is_none() || logs || saves {
-            log.lines.send(&found, &norm, done, &batch.conditions, logs);
+        due.checkpoint |= stopping;
+        if gpu.is_none() || due.line || due.checkpoint {
+            log.lines.send(&found, &norm, done, &batch.conditions, due.line);
         }
         ranks.check_sums()?;
-        run.frame.header.step = done;
+        run.state.header.step = done;
         loader.give_back(batch);
-        self.after(saves)?;
+        self.after(due)?;
         Ok(stopping)
     }
 
     /// Validation and checkpoint, if due.
-    fn after(&mut self, saves: bool) -> Result<()> {
-        let Walk { run, log, gpu, ranks, .. } = self;
-        let validates = run.config().train.validates_after(run.step());
-        if gpu.is_none() || saves || validates {
+    fn after(&mut self, due: Due) -> Result<()> {
+        let Training { run, log, gpu, ranks, .. } = self;
+        if gpu.is_none() || due.checkpoint || due.validation {
             log.tell(run, ranks)?;
         }
         run.report_failure()?;
-        let best = validates && run.validate(&mut log.metrics, ranks)?;
-        if saves || best {
-            run.save(saves, best, ranks)?;
+        let best = due.validation && run.validate(&mut log.metrics, ranks)?;
+        if due.checkpoint || best {
+            run.save(due.checkpoint, best, ranks)?;
         }
         Ok(())
     }
 
     /// Keeps what a resumed run was told to change. One that is thereby at its end is validated there, as any run is.
     fn keep_changes(&mut self) -> Result<()> {
-        let Walk { run, log, ranks, .. } = self;
+        let Training { run, log, ranks, .. } = self;
         let (train, step) = (run.config().train, run.step());
         let ends = run.changed && step == train.steps;
-        let best = ends && train.validates_after(step) && run.validate(&mut log.metrics, ranks)?;
+        let best = ends && train.due(step).validation && run.validate(&mut log.metrics, ranks)?;
         run.keep_changes(best, ranks)
     }
 
     fn end(self) -> Result<Outcome> {
-        let Walk { mut run, log, unmatched, gpu, ranks, .. } = self;
+        let Training { mut run, log, unmatched, gpu, ranks, .. } = self;
         // The run was asked to stop before its first step.
         let step = run.step();
         if run.saved != Some(step) {
@@ -273,7 +276,7 @@ impl<'a> Walk<'a> {
         Ok(Outcome {
             step,
             finished: step == train.steps,
-            best: run.frame.header.best,
+            best: run.state.header.best,
             loss: log.loss,
             cells_per_second: cells / log.began.elapsed().as_secs_f64(),
             weights: run.learner.params.table().count(),

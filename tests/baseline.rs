@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use scale_engine::aside;
-use scale_engine::baseline::{Answer, Kind, Settings, Trained, baseline};
+use scale_engine::baseline::{Answer, Baselines, Kind, Settings, baseline};
 use scale_engine::config::Observe;
 use scale_engine::data::bulk;
 use scale_engine::data::controls::{Usable, control_pool};
@@ -164,7 +164,7 @@ fn kinds_that_share_what_they_learn_predict_what_each_alone_does() {
     let data = data(dir.path(), Scale::Log1p, &small());
     let train = groups(&data, &[("A", "p"), ("A", "q"), ("B", "p")]);
     let asked = groups(&data, &[("B", "q"), ("C", "p"), ("C", "r")]);
-    let trained = Trained::on(&data, &train).expect("perturbed cells");
+    let trained = Baselines::on(&data, &train).expect("perturbed cells");
     for settings in Kind::ALL.into_iter().chain(Kind::ALL).map(settings) {
         let shared = trained.predict(&asked, &settings).expect("answered");
         let alone = baseline(&data, &train, &asked, &settings).expect("answered");

@@ -317,7 +317,7 @@ fn the_linear_baseline_takes_features_for_the_factors_of_perturbations() {
     let settings =
         baseline::Settings { kind: Kind::Linear, observe: Observe::None, with_controls: false, seed: 0 };
     let asked = split.part(Part::Test);
-    let blind = baseline::Trained::on(&data, split.part(Part::Train)).expect("trained");
+    let blind = baseline::Baselines::on(&data, split.part(Part::Train)).expect("trained");
     assert_eq!(blind.predict(asked, &settings).expect("an answer").fallbacks.len(), HELD.len());
     let answer = blind.with_features(&features).predict(asked, &settings).expect("an answer");
     assert_eq!(answer.fallbacks, [""; 0]);

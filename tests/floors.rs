@@ -4,41 +4,42 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Each room and its floor. A room is a file of `src` and the folder of its name.
-const FLOORS: [(&str, u32); 32] = [
+const FLOORS: [(&str, u32); 33] = [
     // The top floor has steps: the program, its words, its tour.
-    ("main", 12),
-    ("cli", 11),
-    ("demo", 10),
-    ("selftest", 10),
-    ("profile", 10),
-    ("train", 9),
-    ("predict", 9),
-    ("evaluate", 9),
-    ("baseline", 9),
+    ("main", 13),
+    ("cli", 12),
+    ("demo", 11),
+    ("selftest", 11),
+    ("profile", 11),
+    ("train", 10),
+    ("predict", 10),
+    ("evaluate", 10),
+    ("baseline", 10),
     // A predictor is made of a checkpoint.
-    ("predictor", 8),
-    ("optim", 7),
-    ("checkpoint", 7),
-    ("collective", 7),
-    ("model", 6),
-    ("data", 6),
-    ("ops", 4),
-    ("params", 5),
-    ("tape", 3),
-    ("tensor", 2),
-    ("laps", 2),
-    ("gpu", 1),
-    ("aside", 0),
-    ("brief", 0),
-    ("config", 0),
-    ("correlation", 0),
+    ("predictor", 9),
+    ("optim", 8),
+    ("checkpoint", 8),
+    ("collective", 8),
+    ("model", 7),
+    ("data", 7),
+    ("ops", 5),
+    ("params", 6),
+    ("tape", 4),
+    ("tensor", 3),
+    ("laps", 3),
+    ("gpu", 2),
+    ("aside", 1),
+    ("brief", 1),
+    ("config", 1),
+    ("correlation", 1),
+    ("folder", 1),
+    ("memory", 1),
+    ("progress", 1),
+    ("rng", 1),
+    ("run_folder", 1),
+    ("trace", 1),
     ("error", 0),
-    ("folder", 0),
-    ("memory", 0),
-    ("progress", 0),
-    ("rng", 0),
-    ("run_folder", 0),
-    ("trace", 0),
+    ("lock", 0),
 ];
 
 /// What several ops may share: they record nothing on the tape.
@@ -85,12 +86,12 @@ fn a_module_uses_only_floors_below_its_own() {
     let mut wrong = Vec::new();
     for (file, text) in files().iter().filter(|(file, _)| file != "lib.rs") {
         let room = file.split(['/', '.']).next().expect("a name");
-        for path in uses(text) {
+        // What begins with a capital is not a room but the crate's own.
+        for path in uses(text).iter().filter(|path| !path.starts_with(char::is_uppercase)) {
             let other = path.split(':').next().expect("a name");
-            // Every room may use `error`.
-            let up = other != room && other != "error" && floor(other) >= floor(room);
+            let up = other != room && floor(other) >= floor(room);
             // `data` knows no tape and no model, nor anything else that computes.
-            let data_knows_more = room == "data" && other != "data" && floor(other) > 0;
+            let data_knows_more = room == "data" && other != "data" && floor(other) > 1;
             if up || data_knows_more {
                 wrong.push(format!("{file} (floor {}) uses {path} (floor {})", floor(room), floor(other)));
             }

@@ -19,9 +19,9 @@ mod gradients;
 mod loss;
 mod many_sets;
 mod pinned;
+mod routes;
 mod stories;
 mod train;
-mod ways;
 
 /// Orders of warps and blocks that each row is run under.
 const SEEDS: [u64; 3] = [1, 2, 3];

@@ -23,15 +23,15 @@ fn data_and_split() -> (Data, Split) {
 #[test]
 fn statistics_and_effects_are_those_of_the_training_part() {
     let (data, split) = data_and_split();
-    let frame = Checkpoint::load(&last(&small().run)).expect("a checkpoint").frame;
+    let state = Checkpoint::load(&last(&small().run)).expect("a checkpoint").state;
     let moments = data.moments(split.part(Part::Train));
-    assert_eq!((&frame.statistics.mean, &frame.statistics.std), (&moments.mean, &moments.std));
+    assert_eq!((&state.statistics.mean, &state.statistics.std), (&moments.mean, &moments.std));
     let all: Vec<u32> = (0..data.groups().len() as u32).collect();
     assert_ne!(data.moments(&all).mean, moments.mean);
-    assert_eq!(*frame.effects, Effects::measure(&data, split.part(Part::Train)));
+    assert_eq!(*state.effects, Effects::measure(&data, split.part(Part::Train)));
     for group in [Part::Val, Part::Test].into_iter().flat_map(|part| split.perturbed(part, &data)) {
         let group = data.groups()[group as usize];
-        assert!(!frame.effects.pairs().contains(&(group.cell_type, group.perturbation)), "{group:?}");
+        assert!(!state.effects.pairs().contains(&(group.cell_type, group.perturbation)), "{group:?}");
     }
 }
 

@@ -179,7 +179,7 @@ fn a_checkpoint_whose_best_validation_is_a_pair_is_read() {
     let named = format!(r#"{{\"pdcorr\":{score},\"step\":{step}}}"#);
     let pair = reworded(bytes.clone(), &named, &format!("[{score},{step}]"));
     fs::write(&path, pair).expect("written");
-    let best = |path: &Path| Checkpoint::load(path).expect("readable").frame.header.best;
+    let best = |path: &Path| Checkpoint::load(path).expect("readable").state.header.best;
     assert_eq!(best(&path).expect("found"), best(&last(&small().run)).expect("found"));
 }
 
@@ -252,13 +252,13 @@ fn log_values_of_an_unknown_total_are_predicted_as_means_and_say_so() {
 
 /// Writes a run's last checkpoint again, with other averaged weights.
 fn with_average(path: &Path, change: impl Fn(f32) -> f32) {
-    let Checkpoint { frame, flats } = Checkpoint::load(&last(&small().run)).expect("a checkpoint");
-    let header = &frame.header;
-    let (_, table) = Model::new(&header.config, &vocabulary(&header.data, None), frame.statistics.clone());
+    let Checkpoint { state, flats } = Checkpoint::load(&last(&small().run)).expect("a checkpoint");
+    let header = &state.header;
+    let (_, table) = Model::new(&header.config, &vocabulary(&header.data, None), state.statistics.clone());
     let average: Vec<f32> = flats.average.data().iter().map(|&w| change(w)).collect();
     let (weights, moment1, moment2) = (flats.weights.data(), flats.moment1.data(), flats.moment2.data());
     let flats = Flats { weights, average: &average[..], moment1, moment2 };
-    frame.save(path, table.entries(), flats).expect("written");
+    state.save(path, table.entries(), flats).expect("written");
 }
 
 #[test]

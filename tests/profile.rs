@@ -2,7 +2,7 @@
 
 use scale_engine::config::Config;
 use scale_engine::gpu::{Gpu, Real};
-use scale_engine::laps::{Laps, Way};
+use scale_engine::laps::{Laps, Pass};
 use scale_engine::model::condition::{Vocabulary, three};
 use scale_engine::model::{Model, Statistics};
 use scale_engine::params::Params;
@@ -23,20 +23,20 @@ fn an_op_is_told_with_its_bytes_and_its_arithmetic() {
     let loss = tape.squared_error(part, part);
     drop(tape.backward(loss));
     let laps = laps.end();
-    let of = |op: &str, way| {
-        let mut found = laps.iter().filter(|lap| lap.op == op && lap.way == way);
-        (found.next().unwrap_or_else(|| panic!("no {op} {way:?}")), found.count())
+    let of = |op: &str, pass| {
+        let mut found = laps.iter().filter(|lap| lap.op == op && lap.pass == pass);
+        (found.next().unwrap_or_else(|| panic!("no {op} {pass:?}")), found.count())
     };
-    let (forward, others) = of("matmul", Way::Forward);
+    let (forward, others) = of("matmul", Pass::Forward);
     assert_eq!((forward.flops, others), ((2 * m * i * j) as u64, 0));
     assert_eq!(forward.bytes, 4 * (m * i + j * i + m * j) as u64);
     assert_eq!(forward.shape, [m, j]);
-    let (backward, _) = of("matmul", Way::Backward);
+    let (backward, _) = of("matmul", Pass::Backward);
     // x is data: only dw is made, from dy and x.
     assert_eq!(backward.flops, (2 * m * i * j) as u64);
     assert_eq!(backward.bytes, 4 * (m * i + m * j + j * i) as u64);
     // A slice copies nothing.
-    assert_eq!(of("elementwise", Way::Forward).0.bytes, 0);
+    assert_eq!(of("elementwise", Pass::Forward).0.bytes, 0);
     assert!(laps.iter().any(|lap| lap.op == "gradient sums"), "a window's gradient is added");
     assert!(laps.iter().all(|lap| lap.seconds >= 0.0 && lap.kernels.is_empty()));
 }
@@ -50,9 +50,9 @@ fn what_is_skipped_is_in_no_lap() {
         for _ in 0..3 {
             std::thread::sleep(pause);
             laps.skip();
-            laps.lap("quick", &[], Way::Forward, (1, 0));
+            laps.lap("quick", &[], Pass::Forward, (1, 0));
             std::thread::sleep(pause);
-            laps.lap("slow", &[], Way::Forward, (1, 0));
+            laps.lap("slow", &[], Pass::Forward, (1, 0));
         }
         for lap in laps.end() {
             let slow = lap.op == "slow";
@@ -69,15 +69,15 @@ fn small(gpu: Option<&Gpu>) -> Profile {
 fn whole(found: &Profile) {
     let (share, seconds) = found.rows.iter().fold((0.0, 0.0), |(a, b), row| (a + row.share, b + row.seconds));
     assert!((share - 1.0).abs() < 1e-9 && (seconds - found.watched_s).abs() < 1e-9, "{share} {seconds}");
-    for (op, way) in [
-        ("matmul", Way::Forward),
-        ("matmul", Way::Backward),
-        ("attention", Way::Backward),
-        ("mmd", Way::Forward),
-        ("flow", Way::Backward),
-        ("adamw", Way::Update),
+    for (op, pass) in [
+        ("matmul", Pass::Forward),
+        ("matmul", Pass::Backward),
+        ("attention", Pass::Backward),
+        ("mmd", Pass::Forward),
+        ("flow", Pass::Backward),
+        ("adamw", Pass::Update),
     ] {
-        assert!(found.rows.iter().any(|row| row.op == op && row.way == way), "{op} {way:?}");
+        assert!(found.rows.iter().any(|row| row.op == op && row.pass == pass), "{op} {pass:?}");
     }
     assert!(found.ceilings.copy_gb_per_s > 0.0 && found.ceilings.matmul_tflop_per_s > 0.0);
 }
@@ -105,7 +105,7 @@ fn a_dry_step_holds_and_moves_what_a_computed_one_does() {
     let dry = small(Some(&Gpu::dry(Real::Bf16)));
     let counts = |found: &Profile| {
         let mut rows: Vec<_> =
-            found.rows.iter().map(|r| (r.op.clone(), r.shape.clone(), r.way as u32)).collect();
+            found.rows.iter().map(|r| (r.op.clone(), r.shape.clone(), r.pass as u32)).collect();
         rows.sort();
         let sum = |of: fn(&scale_engine::profile::Row) -> f64| found.rows.iter().map(of).sum::<f64>();
         (rows, sum(|r| r.bytes), sum(|r| r.flops))

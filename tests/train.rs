@@ -269,7 +269,7 @@ fn the_config_of_a_run_that_goes_on_tells_its_steps_but_not_over_what_a_user_has
 #[test]
 fn a_run_keeps_its_split_and_does_not_go_on_with_another() {
     let small = small();
-    let hash = Checkpoint::load(&last(&small.run)).expect("a checkpoint").frame.header.split;
+    let hash = Checkpoint::load(&last(&small.run)).expect("a checkpoint").state.header.split;
     assert_eq!(bytes(&small.run.join("split.toml")), bytes(&small.split));
     let told = Command::new(env!("CARGO_BIN_EXE_scale-engine")).arg("inspect").arg(&small.run).output();
     let told = String::from_utf8(told.expect("the program starts").stdout).expect("text");

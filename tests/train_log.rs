@@ -60,7 +60,7 @@ fn without_control_examples_nothing_is_learned_of_a_cell_type_that_is_held_out()
         train(&settings, &progress).expect("a run");
         let said = said.lock().expect("no panic").clone();
         assert_eq!(said.contains(&format!("no cell of {held:?} is trained on")), !examples, "{said}");
-        let statistics = Checkpoint::load(&last(&run)).expect("readable").frame.statistics;
+        let statistics = Checkpoint::load(&last(&run)).expect("readable").state.statistics;
         let groups = 0..data.groups().len() as u32;
         let others: Vec<u32> = groups.filter(|&group| data.names(group)[0] != held).collect();
         assert_eq!(statistics.mean == data.moments(&others).mean, !examples);

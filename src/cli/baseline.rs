@@ -6,7 +6,7 @@ use serde_json::json;
 
 use super::written::Written;
 use crate::aside;
-use crate::baseline::{Kind, Settings, Trained};
+use crate::baseline::{Baselines, Kind, Settings};
 use crate::config::Observe;
 use crate::data::features::{FeatureTable, Features};
 use crate::data::h5ad::H5ad;
@@ -64,8 +64,8 @@ pub struct Args {
 }
 
 /// What baselines learn from the training part, and from a table of features.
-pub fn trained<'a>(data: &'a Data, split: &Split, features: Option<&Path>) -> Result<Trained<'a>> {
-    let trained = Trained::on(data, split.part(Part::Train))?;
+pub fn trained<'a>(data: &'a Data, split: &Split, features: Option<&Path>) -> Result<Baselines<'a>> {
+    let trained = Baselines::on(data, split.part(Part::Train))?;
     let Some(path) = features else { return Ok(trained) };
     let features = Features::of(&FeatureTable::read(path)?, data.manifest(), &split.untrained(data))?;
     Ok(trained.with_features(&features))

@@ -3,7 +3,7 @@
 use super::device;
 use crate::error::Result;
 use crate::gpu::{Gpu, guard};
-use crate::laps::Way;
+use crate::laps::Pass;
 use crate::profile::{Memory, Profile, Row, Sizes, profile};
 
 const EXAMPLE: &str = "\
@@ -64,15 +64,15 @@ fn print_counts(found: &Profile) {
     let Profile { precision, sizes, weights, pairs, .. } = found;
     let real = precision.map_or(String::new(), |real| format!(", {}", real.name()));
     println!("{} ({weights} weights), {pairs} pairs per step, counted only{real}\n", sizes.preset);
-    println!("{:<34} {:<9} {:>6} {:>10} {:>10} {:>9}", "op", "way", "calls", "MB", "kB/pair", "GFLOP");
+    println!("{:<34} {:<9} {:>6} {:>10} {:>10} {:>9}", "op", "pass", "calls", "MB", "kB/pair", "GFLOP");
     let mut rows: Vec<&Row> = found.rows.iter().collect();
     rows.sort_by(|a, b| b.bytes.total_cmp(&a.bytes));
-    let line = |name: &str, way: &str, calls: f64, bytes: f64, flops: f64| {
+    let line = |name: &str, pass: &str, calls: f64, bytes: f64, flops: f64| {
         let kb = bytes / 1e3 / *pairs as f64;
-        println!("{name:<34} {way:<9} {calls:>6.0} {:>10.1} {kb:>10.2} {:>9.1}", bytes / MB, flops / 1e9);
+        println!("{name:<34} {pass:<9} {calls:>6.0} {:>10.1} {kb:>10.2} {:>9.1}", bytes / MB, flops / 1e9);
     };
     for row in &rows {
-        line(&name(row), way(row), row.calls, row.bytes, row.flops);
+        line(&name(row), pass(row), row.calls, row.bytes, row.flops);
     }
     let sum = |of: fn(&Row) -> f64| rows.iter().map(|row| of(row)).sum::<f64>();
     line("all", "", sum(|row| row.calls), sum(|row| row.bytes), sum(|row| row.flops));
@@ -111,7 +111,7 @@ fn print(found: &Profile) {
     );
     println!(
         "{:<34} {:<9} {:>6} {:>9} {:>7} {:>8} {:>8} {:>8} {:>9}",
-        "op", "way", "calls", "ms", "share", "GB/s", "of copy", "TFLOP/s", "of matmul"
+        "op", "pass", "calls", "ms", "share", "GB/s", "of copy", "TFLOP/s", "of matmul"
     );
     let (large, small): (Vec<&Row>, Vec<&Row>) = found.rows.iter().partition(|row| row.share >= SMALL);
     large.iter().for_each(|row| print_row(row));
@@ -134,11 +134,11 @@ fn name(row: &Row) -> String {
     format!("{}{shape}", row.op)
 }
 
-fn way(row: &Row) -> &'static str {
-    match row.way {
-        Way::Forward => "forward",
-        Way::Backward => "backward",
-        Way::Update => "update",
+fn pass(row: &Row) -> &'static str {
+    match row.pass {
+        Pass::Forward => "forward",
+        Pass::Backward => "backward",
+        Pass::Update => "update",
     }
 }
 
@@ -147,7 +147,7 @@ fn print_row(row: &Row) {
     println!(
         "{:<34} {:<9} {:>6.0} {:>9.3} {:>6.1}% {:>8.1} {:>8.2} {:>8} {:>9}",
         name(row),
-        way(row),
+        pass(row),
         row.calls,
         1e3 * row.seconds,
         100.0 * row.share,

@@ -1,11 +1,12 @@
 //! What long work tells, on a terminal or in the log of a job.
 
 use std::io::IsTerminal;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
+use crate::lock::lock;
 use crate::progress::{Event, Progress};
 
 /// Time between lines on how far the work has come.
@@ -21,7 +22,7 @@ impl Progress {
     fn lines(bars: bool, every: Duration, write: impl Fn(&str) + Send + Sync + 'static) -> Progress {
         let shown: Mutex<(Option<Shown>, Instant)> = Mutex::new((None, Instant::now()));
         Progress::new(move |event, _| {
-            let (shown, told) = &mut *shown.lock().unwrap_or_else(PoisonError::into_inner);
+            let (shown, told) = &mut *lock(&shown);
             let line = |line: &str| match shown.as_ref() {
                 Some(Shown { bar, .. }) => bar.suspend(|| write(line)),
                 None => write(line),

@@ -24,7 +24,8 @@ struct Words {
     by: &'static str,
     rank: &'static str,
     ranks: &'static str,
-    local: &'static str,
+    /// The first of them that is set counts.
+    local: &'static [&'static str],
     job: &'static [&'static str],
 }
 
@@ -34,23 +35,29 @@ const LAUNCHERS: [Words; 4] = [
         by: "torchrun",
         rank: "RANK",
         ranks: "WORLD_SIZE",
-        local: "LOCAL_RANK",
+        local: &["LOCAL_RANK"],
         job: &["TORCHELASTIC_RUN_ID"],
     },
     Words {
         by: "mpirun",
         rank: "OMPI_COMM_WORLD_RANK",
         ranks: "OMPI_COMM_WORLD_SIZE",
-        local: "OMPI_COMM_WORLD_LOCAL_RANK",
+        local: &["OMPI_COMM_WORLD_LOCAL_RANK"],
         job: &["PMIX_NAMESPACE"],
     },
-    Words { by: "mpirun", rank: "PMI_RANK", ranks: "PMI_SIZE", local: "MPI_LOCALRANKID", job: &[] },
+    Words {
+        by: "mpirun",
+        rank: "PMI_RANK",
+        ranks: "PMI_SIZE",
+        local: &["MPI_LOCALRANKID", "PMI_LOCAL_RANK"],
+        job: &[],
+    },
     // Of the step, not of the job: a script run by sbatch is no rank, whatever the job has room for.
     Words {
         by: "srun",
         rank: "SLURM_PROCID",
         ranks: "SLURM_STEP_NUM_TASKS",
-        local: "SLURM_LOCALID",
+        local: &["SLURM_LOCALID"],
         job: &["SLURM_JOB_ID", "SLURM_STEP_ID"],
     },
 ];
@@ -66,9 +73,13 @@ impl Launch {
     /// # Errors
     /// Values that are not numbers, a rank out of range, no address of rank 0.
     pub fn find(word: &dyn Fn(&str) -> Option<String>) -> Result<Option<Launch>> {
-        let Some(words) =
-            LAUNCHERS.iter().find(|words| word(words.ranks).is_some() && word(words.rank).is_some())
-        else {
+        let pmi_of_slurm = pmi_is_slurms(word);
+        let speaks = |words: &&Words| {
+            word(words.ranks).is_some()
+                && word(words.rank).is_some()
+                && !(pmi_of_slurm && words.rank == "PMI_RANK")
+        };
+        let Some(words) = LAUNCHERS.iter().find(speaks) else {
             // One of the two alone would make every process train by itself.
             return match (word("RANK"), word("WORLD_SIZE")) {
                 (None, Some(ranks)) if ranks.trim() != "1" => Err(Error::setting(
@@ -96,10 +107,19 @@ impl Launch {
             let what = format!("is {rank}, but {} is {ranks}; ranks count from 0", words.ranks);
             return Err(Error::setting(words.rank, what));
         }
-        let local = if word(words.local).is_some() { number(word, words.local)? } else { rank };
+        let local = match words.local.iter().find(|name| word(name).is_some()) {
+            Some(name) => number(word, name)?,
+            None => rank,
+        };
         let address = (host(word, words)?, port(word)?);
         Ok(Some(Launch { rank, ranks, local, address, job: job(word, words), by: words.by }))
     }
+}
+
+/// Whether srun itself has set mpirun's variables, as Slurm's own PMI does for programs that use MPI.
+fn pmi_is_slurms(word: &dyn Fn(&str) -> Option<String>) -> bool {
+    let same = |a, b| word(a).is_some() && word(a) == word(b);
+    same("PMI_RANK", "SLURM_PROCID") && same("PMI_SIZE", "SLURM_STEP_NUM_TASKS")
 }
 
 fn number(word: &dyn Fn(&str) -> Option<String>, name: &str) -> Result<usize> {
@@ -119,8 +139,8 @@ fn host(word: &dyn Fn(&str) -> Option<String>, words: &Words) -> Result<String> 
     if let (true, Some(nodes)) = (words.by == "srun", word("SLURM_STEP_NODELIST")) {
         return Ok(first_node(&nodes));
     }
-    let here = word("OMPI_COMM_WORLD_LOCAL_SIZE").is_some_and(|local| Some(local) == word(words.ranks));
-    if here {
+    let all_here = |local| word(local).is_some_and(|local| Some(local) == word(words.ranks));
+    if ["OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS"].into_iter().any(all_here) {
         return Ok("127.0.0.1".into());
     }
     let what = format!(
@@ -189,6 +209,14 @@ mod tests {
         let open = "OMPI_COMM_WORLD_RANK=1 OMPI_COMM_WORLD_SIZE=2 OMPI_COMM_WORLD_LOCAL_RANK=1 OMPI_COMM_WORLD_LOCAL_SIZE=2";
         assert_eq!(launch(open).address.0, "127.0.0.1");
         assert_eq!(launch("PMI_RANK=0 PMI_SIZE=2 MASTER_ADDR=[::1]").address.0, "::1");
+        // Slurm's own PMI; and mpirun in a Slurm job, which starts one helper of its own per machine.
+        let pmi = launch(&format!("{slurm} SLURM_STEP_NODELIST=n7 PMI_RANK=2 PMI_SIZE=8"));
+        assert_eq!((pmi.by, pmi.local, pmi.address.0), ("srun", 0, "n7".into()));
+        let inside =
+            "SLURM_PROCID=0 SLURM_STEP_NUM_TASKS=1 SLURM_LOCALID=0 PMI_RANK=1 PMI_SIZE=2 MPI_LOCALRANKID=1";
+        let mpich = launch(&format!("{inside} MPI_LOCALNRANKS=2"));
+        assert_eq!((mpich.by, mpich.local, mpich.address.0), ("mpirun", 1, "127.0.0.1".into()));
+        assert_eq!(launch("PMI_RANK=3 PMI_SIZE=4 PMI_LOCAL_RANK=1 MASTER_ADDR=a").local, 1);
         let job = |step: &str| launch(&format!("{slurm} SLURM_STEP_NODELIST=n1 SLURM_STEP_ID={step}")).job;
         assert!(job("0") != job("1") && job("0") == job("0") && torchrun.job == 0);
     }

@@ -1,9 +1,10 @@
 //! Ranks that are threads of this process: with a GPU each or, in tests, without.
 
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 
 use super::{Collective, part, stopped};
 use crate::error::Result;
+use crate::lock::{lock, wait};
 
 /// One thread's seat at the table where all ranks lay down what they have.
 pub struct Threads {
@@ -50,7 +51,7 @@ impl Threads {
             self.table.news.notify_all();
         }
         while state.rounds == round && state.failed.is_none() {
-            state = self.table.news.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state = wait(&self.table.news, state);
         }
         if state.rounds == round {
             let (rank, why) = state.failed.as_ref().expect("the round is not over");
@@ -62,7 +63,7 @@ impl Threads {
 
     /// Nothing panics while the lock is held, so a poisoned lock still guards a consistent state.
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.table.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.table.state)
     }
 }
 

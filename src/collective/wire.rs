@@ -6,12 +6,13 @@
 //! keepalive probes or, while something that was sent is not acknowledged, by the lack of that.
 
 use std::net::{Shutdown, TcpStream};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 
 use super::link::{END, LONGEST, Link, has_ended, is_unanswered, watch};
 use super::meet::{call, receive};
 use super::{Collective, Launch, part};
 use crate::error::{Error, Result};
+use crate::lock::lock;
 use crate::progress::Progress;
 
 /// A rank's connections: rank 0 has one to each other rank, in their order; each other rank has one to rank 0.
@@ -46,7 +47,7 @@ impl Wire {
 
     /// Nothing panics while the lock is held, so a poisoned lock still guards intact connections.
     fn lock(&self) -> MutexGuard<'_, Vec<Link>> {
-        self.links.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.links)
     }
 }
 

@@ -9,6 +9,7 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
 use crate::error::{Error, Result};
+use crate::lock::{lock, wait};
 
 /// Passes the items of `next` through `make`, on up to `at_once` threads at a time, to `take` in the order of
 /// `next`. The first error in that order ends the work. `make` may use rayon: these threads are not in its
@@ -83,7 +84,7 @@ impl<N, T, M, K> Drop for Alarm<'_, N, T, M, K> {
 impl<N, T, M, K> Work<N, T, M, K> {
     /// A panic propagates when the threads are joined; until then a poisoned lock only says that there was one.
     fn lock(&self) -> MutexGuard<'_, State<N, T>> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 }
 
@@ -102,7 +103,7 @@ where
             if let Some(result) = ready {
                 state.taking = true;
                 drop(state);
-                let mut take = self.take.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut take = lock(&self.take);
                 let done = result.and_then(&mut *take);
                 drop(take);
                 state = self.lock();
@@ -130,7 +131,7 @@ where
             } else if state.ended && state.taken == state.begun {
                 state.over = true;
             } else {
-                state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+                state = wait(&self.changed, state);
                 continue;
             }
             self.changed.notify_all();

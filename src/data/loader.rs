@@ -33,7 +33,7 @@ mod rows;
 use std::any::Any;
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 
 pub use rows::{Counts, Rows};
@@ -41,6 +41,7 @@ pub use rows::{Counts, Rows};
 use super::sampler::{Sampler, SetOfCells};
 use super::shard::Data;
 use crate::error::{Error, Result};
+use crate::lock::{lock, wait};
 
 /// Sparse rows of 2 B N cells: the B * N controls first, set by set, then the B * N perturbed cells.
 #[derive(Clone, PartialEq)]
@@ -137,7 +138,7 @@ struct State {
 impl Shelf {
     /// Nothing panics while the lock is held, so even a poisoned lock guards a consistent state.
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 }
 
@@ -202,7 +203,7 @@ impl Loader {
                     failure.unwrap_or_else(|| Box::new("loader: asked again after a worker failed")),
                 );
             }
-            state = self.shelf.laid.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state = wait(&self.shelf.laid, state);
         }
     }
 
@@ -227,7 +228,7 @@ fn work(shelf: &Shelf, data: &Data, sampler: &Sampler, ahead: u64, carry: Carry)
     loop {
         let mut state = shelf.lock();
         while !state.stop && state.claim - state.taken >= ahead {
-            state = shelf.room.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state = wait(&shelf.room, state);
         }
         if state.stop {
             return;

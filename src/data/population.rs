@@ -224,7 +224,7 @@ impl<R> Population<R> {
         let told = told
             .chain([(PERT_COL, self.columns.perturbation.as_str())])
             .chain(self.control.as_deref().map(|label| (CONTROL_PERT, label)))
-            .chain([("program", crate::aside::PROGRAM), (UNIT, self.unit.name())])
+            .chain([("program", crate::PROGRAM), (UNIT, self.unit.name())])
             .chain((self.unit == Unit::Counts).then_some((TOTALS, totals.as_str())));
         let mut extras = recorded(told);
         if self.unit == Unit::Log1p {

@@ -135,7 +135,7 @@ impl Report {
             "rules": self.settings.rules.name(),
             "definitions": definitions,
             "controls": definitions.controls.words(),
-            "program": crate::aside::PROGRAM,
+            "program": crate::PROGRAM,
             "settings": {
                 "control_pert": self.settings.control,
                 "profile": self.settings.profile,

@@ -1,27 +1,27 @@
 //! Places a step's buffers in one block; no two that live at the same time overlap.
 //!
-//! Steps of one shape request the same buffers in the same order. Before the first of them a step is counted: its buffers'
+//! Steps of one shape request the same buffers in the same order. Before the first of them a step is rehearsed: its buffers'
 //! lifetimes are then known, and they are laid out in one block, where two share bytes only if one is freed before the other is
-//! requested. A buffer that outlives its step has memory of its own. A step that departs from the plan is still correct: a request
-//! that was not planned, or whose place overlaps a live buffer, is served from free room in the block, if it fits there, and the
-//! next step is counted again. Other work of a step's size may use the block while no step does.
+//! requested. A buffer that outlives its step has memory of its own. A step that departs from the layout is still correct: a
+//! request that is not in the layout, or whose place there overlaps a live buffer, is served from free room in the block, if it
+//! fits there, and the next step is rehearsed again. Other work of a step's size may use the block while no step does.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
-use super::layout::{ALIGN, Life, Plan};
+use super::layout::{ALIGN, Layout, Life};
 
 /// What steps request, and the block that serves them.
 #[derive(Default)]
 pub struct Arena {
     shape: Vec<usize>,
     phase: Phase,
-    /// Requests of the step being counted; `own` has the numbers of the live ones, by address.
+    /// Requests of the step being rehearsed; `own` has the numbers of the live ones, by address.
     lives: Vec<Life>,
     own: HashMap<u64, usize>,
-    /// The layout for steps of that shape, once one was counted.
-    plan: Option<Plan>,
-    /// A step has gone as planned.
-    tried: bool,
+    /// The layout for steps of that shape, once one was rehearsed.
+    layout: Option<Layout>,
+    /// A step has followed the layout.
+    followed: bool,
     /// Requests made now are not the step's own.
     aside: bool,
     block: Option<Block>,
@@ -31,8 +31,8 @@ pub struct Arena {
 enum Phase {
     #[default]
     Between,
-    Counting,
-    /// How many requests there were, and whether all were as planned.
+    Rehearsing,
+    /// How many requests there were, and whether all followed the layout.
     Serving(usize, bool),
     /// Other work.
     Loose,
@@ -69,8 +69,8 @@ impl Block {
 /// How a step begins: buffers that outlive it are allocated beforehand, in these sizes.
 pub struct Turn {
     pub sizes: Vec<usize>,
-    /// An earlier step went as planned.
-    pub tried: bool,
+    /// An earlier step followed the layout.
+    pub followed: bool,
 }
 
 /// Other work left a live buffer in the block, which therefore stays where it is.
@@ -80,35 +80,35 @@ impl Arena {
     /// Whether steps of this shape are laid out.
     pub fn knows(&mut self, shape: &[usize]) -> bool {
         if self.shape != shape {
-            (self.shape, self.plan) = (shape.to_vec(), None);
+            (self.shape, self.layout) = (shape.to_vec(), None);
         }
-        self.plan.is_some()
+        self.layout.is_some()
     }
 
-    /// Begins to count a step, which is not executed.
-    pub fn begin_count(&mut self) {
-        self.phase = Phase::Counting;
+    /// Begins the rehearsal of a step, which is not executed.
+    pub fn begin_rehearsal(&mut self) {
+        self.phase = Phase::Rehearsing;
         self.lives.clear();
         self.own.clear();
     }
 
-    /// Ends the count, while what outlives the step is still live. Returns the bytes that the block needs.
-    pub fn end_count(&mut self) -> usize {
+    /// Ends the rehearsal, while what outlives the step is still live. Returns the bytes that the block needs.
+    pub fn end_rehearsal(&mut self) -> usize {
         self.phase = Phase::Between;
-        self.tried = false;
-        let plan = Plan::of(std::mem::take(&mut self.lives));
-        self.plan.insert(plan).bytes
+        self.followed = false;
+        let layout = Layout::of(std::mem::take(&mut self.lives));
+        self.layout.insert(layout).bytes
     }
 
     /// Begins a step of the shape that is laid out; without a layout it is treated as other work.
     pub fn begin(&mut self) -> Turn {
-        let Some(plan) = &self.plan else {
+        let Some(layout) = &self.layout else {
             self.phase = Phase::Loose;
-            return Turn { sizes: Vec::new(), tried: false };
+            return Turn { sizes: Vec::new(), followed: false };
         };
         self.phase = Phase::Serving(0, true);
-        let outlive = plan.lives.iter().filter(|life| life.died.is_none());
-        Turn { sizes: outlive.map(|life| life.bytes).collect(), tried: self.tried }
+        let outlive = layout.lives.iter().filter(|life| life.died.is_none());
+        Turn { sizes: outlive.map(|life| life.bytes).collect(), followed: self.followed }
     }
 
     /// Begins other work: its requests take any free room in the block.
@@ -131,10 +131,10 @@ impl Arena {
     /// Serves a request: its address, or none if it must be allocated elsewhere.
     pub fn take(&mut self, bytes: usize) -> Option<u64> {
         match self.phase {
-            Phase::Between | Phase::Counting => None,
-            Phase::Serving(number, as_planned) if !self.aside => {
+            Phase::Between | Phase::Rehearsing => None,
+            Phase::Serving(number, as_laid_out) if !self.aside => {
                 let found = self.serve(number, bytes);
-                self.phase = Phase::Serving(number + 1, as_planned && found.is_some());
+                self.phase = Phase::Serving(number + 1, as_laid_out && found.is_some());
                 found.or_else(|| self.block.as_mut()?.fit(bytes))
             }
             Phase::Serving(..) | Phase::Loose => self.block.as_mut()?.fit(bytes),
@@ -142,12 +142,13 @@ impl Arena {
     }
 
     fn serve(&mut self, number: usize, bytes: usize) -> Option<u64> {
-        let (plan, block) = (self.plan.as_ref()?, self.block.as_mut()?);
-        if plan.lives.get(number)?.bytes != bytes {
+        let (layout, block) = (self.layout.as_ref()?, self.block.as_mut()?);
+        if layout.lives.get(number)?.bytes != bytes {
             return None;
         }
-        let Some(at) = plan.offsets[number] else {
-            // After a request that was not as planned, the next in line may be meant for another.
+        let Some(at) = layout.offsets[number] else {
+            // Once a request has departed from the layout, the address at the front of the queue may have been prepared for another
+            // buffer.
             let next = block.ready.front().is_some_and(|&(made, _)| made == bytes);
             return if next { block.ready.pop_front().map(|(_, address)| address) } else { None };
         };
@@ -158,7 +159,7 @@ impl Arena {
 
     /// Notes a buffer that was allocated elsewhere.
     pub fn made(&mut self, bytes: usize, address: u64) {
-        if self.phase == Phase::Counting {
+        if self.phase == Phase::Rehearsing {
             self.own.insert(address, self.lives.len());
             self.lives.push(Life { bytes, died: None });
         }
@@ -166,7 +167,7 @@ impl Arena {
 
     /// Takes a buffer back. True if it was in the block: then there is nothing to free.
     pub fn give(&mut self, address: u64) -> bool {
-        if self.phase == Phase::Counting
+        if self.phase == Phase::Rehearsing
             && let Some(number) = self.own.remove(&address)
         {
             self.lives[number].died = Some(self.lives.len());
@@ -176,37 +177,37 @@ impl Arena {
         at < block.bytes && block.live.remove(&at).is_some()
     }
 
-    /// Ends a step, other work or an abandoned count. Returns what was allocated beforehand but not requested.
+    /// Ends a step, other work or an abandoned rehearsal. Returns what was allocated beforehand but not requested.
     pub fn end(&mut self) -> VecDeque<(usize, u64)> {
         self.aside = false;
         match std::mem::take(&mut self.phase) {
-            Phase::Serving(_, true) => self.tried = true,
-            // It departed from the plan: the next step is counted.
-            Phase::Serving(_, false) => self.plan = None,
-            Phase::Counting | Phase::Loose | Phase::Between => {}
+            Phase::Serving(_, true) => self.followed = true,
+            // It departed from the layout: the next step is rehearsed.
+            Phase::Serving(_, false) => self.layout = None,
+            Phase::Rehearsing | Phase::Loose | Phase::Between => {}
         }
         self.block.as_mut().map(|block| std::mem::take(&mut block.ready)).unwrap_or_default()
     }
 
-    /// Drops a layout that steps will not follow any more. A step being served finds that out on its own.
+    /// Drops a layout that steps will no longer follow; not during a step, which drops it itself when it departs from it.
     pub fn forget(&mut self) {
         if !matches!(self.phase, Phase::Serving(..)) {
-            self.plan = None;
+            self.layout = None;
         }
     }
 
     /// Hands out the block, if there is one, to be freed. If it is in use, steps run without a layout.
     pub fn give_block(&mut self) -> Result<Option<u64>, InUse> {
         if self.block.as_ref().is_some_and(|block| !block.live.is_empty()) {
-            self.plan = None;
+            self.layout = None;
             return Err(InUse);
         }
         Ok(self.block.take().map(|block| block.address))
     }
 
-    /// Whether there is a layout that a step has followed, and none has departed from since.
-    pub fn tried(&self) -> bool {
-        self.plan.is_some() && self.tried
+    /// Whether there is a layout that a step has followed and from which none has departed since.
+    pub fn followed(&self) -> bool {
+        self.layout.is_some() && self.followed
     }
 
     /// Bytes of the block.
@@ -216,7 +217,7 @@ impl Arena {
 
     /// Takes over a block allocated for the layout.
     pub fn take_block(&mut self, address: u64) {
-        let bytes = self.plan.as_ref().map_or(0, |plan| plan.bytes);
+        let bytes = self.layout.as_ref().map_or(0, |layout| layout.bytes);
         self.block = Some(Block { address, bytes, live: BTreeMap::new(), ready: VecDeque::new() });
     }
 }
@@ -242,21 +243,21 @@ mod tests {
         (0..count).map(one).collect()
     }
 
-    /// Plays a step, counting it first if needed; addresses from `heap` on are outside any block. Returns how many requests the
+    /// Plays a step, rehearsing it first if needed; addresses from `heap` on are outside any block. Returns how many requests the
     /// arena served, and the addresses still live at the end.
     fn play(arena: &mut Arena, story: &[(usize, Vec<usize>)], heap: &mut u64) -> (usize, Vec<u64>) {
         if !arena.knows(&[1]) {
-            arena.begin_count();
+            arena.begin_rehearsal();
             let (served, _) = act(arena, story, heap);
-            assert_eq!(served, 0, "a step that is counted has no block");
-            arena.end_count();
+            assert_eq!(served, 0, "a step that is rehearsed has no block");
+            arena.end_rehearsal();
             if arena.give_block().is_ok() {
                 arena.take_block(1 << 40);
             }
         }
         arena.begin().sizes.into_iter().for_each(|bytes| arena.made_ready(bytes, elsewhere(heap, bytes)));
         let done = act(arena, story, heap);
-        assert!(arena.end().is_empty() || arena.plan.is_none(), "what outlives a step was asked for");
+        assert!(arena.end().is_empty() || arena.layout.is_none(), "what outlives a step was asked for");
         done
     }
 
@@ -299,7 +300,7 @@ mod tests {
                 left.into_iter()
                     .for_each(|at| assert!(!arena.give(at), "what outlives a step is not the block's"));
                 assert_eq!(served, story.len(), "step {step}");
-                assert!(arena.tried());
+                assert!(arena.followed());
             }
             // The block is hardly larger than the most that is live at once.
             let (mut now, mut most, mut sizes) = (0, 0, BTreeMap::new());
@@ -317,7 +318,7 @@ mod tests {
     }
 
     #[test]
-    fn a_step_that_goes_another_way_is_served_what_is_free_and_the_next_is_counted() {
+    fn a_step_that_goes_another_way_is_served_what_is_free_and_the_next_is_rehearsed() {
         let (mut arena, mut heap) = (Arena::default(), 0);
         let (first, other) = (story(1, 200), story(2, 230));
         let mut step = |arena: &mut Arena, story: &[(usize, Vec<usize>)]| {
@@ -328,7 +329,7 @@ mod tests {
         assert_eq!(step(&mut arena, &first), first.len());
         let served = step(&mut arena, &other);
         assert!(served > other.len() / 2 && served < other.len(), "{served} of {}", other.len());
-        assert!(arena.plan.is_none());
+        assert!(arena.layout.is_none());
         assert_eq!(step(&mut arena, &other), other.len());
     }
 
@@ -345,7 +346,7 @@ mod tests {
                 assert!(arena.give(at));
             }
             arena.set_aside(false);
-            live.insert(i, arena.take(*bytes).expect("as planned"));
+            live.insert(i, arena.take(*bytes).expect("as laid out"));
             dropped.iter().for_each(|number| _ = arena.give(live[number]));
         }
         assert_eq!(arena.phase, Phase::Serving(story.len(), true));
@@ -364,8 +365,8 @@ mod tests {
         assert!(arena.take(1).is_none(), "nobody asked for the block");
         // A buffer that other work leaves behind keeps the block in place: steps of another shape run without a layout.
         assert!(!arena.knows(&[2]));
-        arena.begin_count();
-        arena.end_count();
+        arena.begin_rehearsal();
+        arena.end_rehearsal();
         assert!(arena.give_block().is_err() && arena.begin().sizes.is_empty());
         assert_eq!(arena.phase, Phase::Loose);
     }

@@ -1,5 +1,5 @@
-//! Which of two ways to the same result was timed to be quicker on a device, in a form that outlives the process. Different ways
-//! round their sums differently, so a run that resumes in another process with the same bits must not choose again.
+//! Which of two ways to the same result a device timed as quicker, in a form that outlives the process. Different ways round their
+//! sums differently: a run that is resumed in another process keeps its bits only if it does not choose again.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -7,8 +7,9 @@ use std::sync::Mutex;
 
 use serde::{Deserialize, Serialize};
 
-use super::ways::Asked;
-use super::{Gpu, Stamp, Took, Way, or_stop};
+use super::routes::Asked;
+use super::{Gpu, Route, Stamp, Took, or_stop};
+use crate::lock::lock;
 
 /// How cuBLASLt identifies one of its algorithms; valid only for the same version of it on the same kind of device.
 pub(super) type Algorithm = [u64; 8];
@@ -51,7 +52,8 @@ pub(super) struct Chosen {
     pub pinned: Asked,
 }
 
-/// Timed runs of each way, after one more that finds caches as something else left them; the fastest counts.
+/// Timed runs of each way; the fastest counts. One more run comes first and does not count: it finds the caches as other work left
+/// them.
 const RUNS: usize = 3;
 
 impl Gpu {
@@ -68,24 +70,24 @@ impl Gpu {
     ) -> bool {
         let blocks = self.hopper().filter(|_| fits);
         let taken =
-            blocks.filter(|&blocks| self.choose(Way::Any, what, size, [&|| hopper(blocks), &any]) == 0);
+            blocks.filter(|&blocks| self.choose(Route::Any, what, size, [&|| hopper(blocks), &any]) == 0);
         taken.map_or_else(any, &hopper);
         taken.is_some()
     }
 
-    /// Which of two ways of kernels for Hopper to the same result is quicker, work divided or whole, found by timing both when the
-    /// sizes are first seen. Sizes not yet timed get the first way on a device whose timing means nothing, and while a step is only
-    /// counted.
+    /// Which of two Hopper kernels for one result is faster at these sizes: 0 if the one that divides its work between blocks, 1 if
+    /// the one that does not. Both are timed when the sizes are first seen. Sizes that were not timed yet give 0 on a device that
+    /// cannot be timed and during a rehearsal.
     pub fn quicker(&self, what: &'static str, size: [usize; 3], ways: [&dyn Fn(); 2]) -> usize {
-        self.choose(Way::Hopper, what, size, ways)
+        self.choose(Route::Hopper, what, size, ways)
     }
 
-    /// [`Gpu::quicker`] of two ways of which `plain` is the second.
-    fn choose(&self, plain: Way, what: &'static str, size: [usize; 3], ways: [&dyn Fn(); 2]) -> usize {
+    /// [`Gpu::quicker`] for any two ways; `plain` names the second.
+    fn choose(&self, plain: Route, what: &'static str, size: [usize; 3], ways: [&dyn Fn(); 2]) -> usize {
         if let Some(way) = self.asked(plain) {
             return way;
         }
-        let chosen = || self.0.chosen.timed.lock().expect("no panic under this lock");
+        let chosen = || lock(&self.0.chosen.timed);
         let (key, quicker) = ((Cow::from(what), size), |took: [f64; 2]| usize::from(took[1] < took[0]));
         if let Some(&took) = chosen().get(&key) {
             return quicker(took);
@@ -94,25 +96,25 @@ impl Gpu {
             return 0;
         }
         let time = |way: &dyn Fn()| {
-            way(); // loads or chooses
-            // All runs are queued before the device comes to them: otherwise what the host does for each would count, which is
-            // nothing in a step that is one graph.
+            way(); // loads kernels, chooses the algorithms of products
+            // All runs are queued before the device reaches them. Otherwise the host's time per launch would count, which a step
+            // that is one graph does not spend.
             or_stop(self.driver().keep_busy());
             let took: Vec<Took> = (0..=RUNS).map(|_| Took::of(Some(self), way)).collect();
             took.into_iter().skip(1).map(Took::seconds).fold(f64::INFINITY, f64::min)
         };
         let took = self.aside(|| ways.map(time));
         chosen().insert(key, took);
-        // The step was counted with the first way, as nothing was known yet.
+        // The step was rehearsed with the first way, as nothing was known yet.
         if quicker(took) == 1 {
-            self.count_anew();
+            self.drop_layout();
         }
         quicker(took)
     }
 
     /// What [`Gpu::quicker`] has timed: what was made, its sizes, seconds of each way.
     pub fn timed_ways(&self) -> Vec<(String, [usize; 3], [f64; 2])> {
-        let chosen = self.0.chosen.timed.lock().expect("no panic under this lock");
+        let chosen = lock(&self.0.chosen.timed);
         let mut ways: Vec<_> =
             chosen.iter().map(|((what, size), took)| (what.to_string(), *size, *took)).collect();
         ways.sort_by(|a, b| (&a.0, a.1).cmp(&(&b.0, b.1)));
@@ -120,7 +122,7 @@ impl Gpu {
     }
 
     pub(super) fn take_ways(&self, ways: &[(String, [usize; 3], [f64; 2])]) {
-        let mut chosen = self.0.chosen.timed.lock().expect("no panic under this lock");
+        let mut chosen = lock(&self.0.chosen.timed);
         chosen.extend(ways.iter().map(|(what, size, took)| ((what.clone().into(), *size), *took)));
     }
 

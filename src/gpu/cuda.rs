@@ -8,15 +8,16 @@ use std::collections::HashMap;
 use std::ffi::{CString, c_void};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use cudarc::driver::{CudaContext, CudaStream, DriverError, result, sys};
+use cudarc::driver::{CudaContext, CudaStream, DriverError, profiler_start, profiler_stop, result, sys};
 
 use super::choices::Algorithm;
-use super::driver::{Outcome, said};
+use super::driver::{DriverResult, said};
 use super::graph::Graph;
 use super::packed::{Packed, pack};
 use super::plans::Plans;
 use super::{Arg, Driver, Grid, Mark, NCCL_ID, Nccl, Product, Real, Stamp, nccl, probe};
 use crate::error::{Error, Result};
+use crate::lock::lock;
 
 // (file, storage, fatbin) of every kernel file, as build.rs compiled them; empty without nvcc.
 include!(concat!(env!("OUT_DIR"), "/kernels.rs"));
@@ -55,7 +56,7 @@ impl Cuda {
     /// Device `index`, once the probe has found it usable.
     pub fn open(index: usize) -> Result<Cuda> {
         probe::probe(index)?;
-        let open = || -> Outcome<Cuda> {
+        let open = || -> DriverResult<Cuda> {
             let context = CudaContext::new(index).map_err(said("cuCtxCreate"))?;
             // One stream orders everything except side copies, which state what they wait for: cudarc's own events would only cost
             // time.
@@ -86,8 +87,8 @@ impl Cuda {
         open().map_err(|what| Error::Device(format!("CUDA device {index}: {what}")))
     }
 
-    fn function(&self, file: &'static str, kernel: &'static str, real: Real) -> Outcome<Function> {
-        let mut functions = self.functions.lock().expect("no panic under this lock");
+    fn function(&self, file: &'static str, kernel: &'static str, real: Real) -> DriverResult<Function> {
+        let mut functions = lock(&self.functions);
         if let Some(&found) = functions.get(&(kernel, real)) {
             return Ok(found);
         }
@@ -101,16 +102,16 @@ impl Cuda {
     }
 
     /// Makes the device this thread's.
-    fn current(&self) -> Outcome<()> {
+    fn current(&self) -> DriverResult<()> {
         self.context.bind_to_thread().map_err(said("cuCtxSetCurrent"))
     }
 
     fn graph(&self) -> MutexGuard<'_, Graph> {
-        self.graph.lock().expect("no panic under this lock")
+        lock(&self.graph)
     }
 
-    fn module(&self, file: &'static str, real: Real) -> Outcome<Module> {
-        let mut modules = self.modules.lock().expect("no panic under this lock");
+    fn module(&self, file: &'static str, real: Real) -> DriverResult<Module> {
+        let mut modules = lock(&self.modules);
         if let Some(&found) = modules.get(&(file, real)) {
             return Ok(found);
         }
@@ -139,7 +140,7 @@ fn processors(context: &CudaContext, index: usize) -> std::result::Result<Option
     Ok(if hopper { Some(context.attribute(count)? as usize) } else { None })
 }
 
-fn mark(stream: &CudaStream) -> Outcome<Mark> {
+fn mark(stream: &CudaStream) -> DriverResult<Mark> {
     let event = stream.record_event(None).map_err(said("cuEventRecord"))?;
     Ok(Box::new(move || event.synchronize().map_err(|e| format!("the GPU failed: {e}"))))
 }
@@ -176,7 +177,7 @@ impl Driver for Cuda {
         asked.ok().map(|()| most)
     }
 
-    fn allocate(&self, bytes: usize) -> Outcome<u64> {
+    fn allocate(&self, bytes: usize) -> DriverResult<u64> {
         self.current()?;
         let ask = |stream: &CudaStream| {
             // SAFETY: used and freed on one stream alone, or waited for below.
@@ -208,7 +209,7 @@ impl Driver for Cuda {
             .and_then(|()| unsafe { result::free_async(address, self.stream.cu_stream()) });
     }
 
-    fn pin(&self, bytes: usize) -> Outcome<u64> {
+    fn pin(&self, bytes: usize) -> DriverResult<u64> {
         self.current()?;
         // Not write-combined: that would make host reads slow.
         // SAFETY: fresh memory of that many bytes.
@@ -226,7 +227,7 @@ impl Driver for Cuda {
             self.context.bind_to_thread().and_then(|()| unsafe { result::free_host(address as *mut c_void) });
     }
 
-    unsafe fn upload(&self, to: u64, from: &[u8]) -> Outcome<()> {
+    unsafe fn upload(&self, to: u64, from: &[u8]) -> DriverResult<()> {
         self.current()?;
         let mut graph = self.graph();
         let copy = if graph.writing() { Some(graph.copy(from)?) } else { None };
@@ -238,41 +239,41 @@ impl Driver for Cuda {
         .map_err(said("cuMemcpyHtoDAsync"))
     }
 
-    unsafe fn upload_beside(&self, to: u64, from: &[u8]) -> Outcome<()> {
+    unsafe fn upload_beside(&self, to: u64, from: &[u8]) -> DriverResult<()> {
         self.current()?;
         // SAFETY: the caller's contract.
         unsafe { result::memcpy_htod_async(to, from, self.copies.cu_stream()) }
             .map_err(said("cuMemcpyHtoDAsync"))
     }
 
-    fn hold_beside(&self, point: &Stamp) -> Outcome<()> {
+    fn hold_beside(&self, point: &Stamp) -> DriverResult<()> {
         let Stamp::Event(event) = point else { return Ok(()) };
         self.copies.wait(event).map_err(said("cuStreamWaitEvent"))
     }
 
-    fn meet_beside(&self) -> Outcome<()> {
+    fn meet_beside(&self) -> DriverResult<()> {
         self.stream.join(&self.copies).map_err(said("cuStreamWaitEvent"))
     }
 
-    fn mark_beside(&self) -> Outcome<Mark> {
+    fn mark_beside(&self) -> DriverResult<Mark> {
         mark(&self.copies)
     }
 
-    unsafe fn download(&self, to: &mut [u8], from: u64) -> Outcome<()> {
+    unsafe fn download(&self, to: &mut [u8], from: u64) -> DriverResult<()> {
         self.current()?;
         // SAFETY: the caller's contract.
         unsafe { result::memcpy_dtoh_async(to, from, self.stream.cu_stream()) }
             .map_err(said("cuMemcpyDtoHAsync"))
     }
 
-    unsafe fn copy(&self, to: u64, from: u64, bytes: usize) -> Outcome<()> {
+    unsafe fn copy(&self, to: u64, from: u64, bytes: usize) -> DriverResult<()> {
         self.current()?;
         // SAFETY: the caller's contract.
         unsafe { result::memcpy_dtod_async(to, from, bytes, self.stream.cu_stream()) }
             .map_err(said("cuMemcpyDtoDAsync"))
     }
 
-    unsafe fn fill(&self, at: u64, byte: u8, bytes: usize) -> Outcome<()> {
+    unsafe fn fill(&self, at: u64, byte: u8, bytes: usize) -> DriverResult<()> {
         self.current()?;
         // SAFETY: the caller's contract.
         unsafe { result::memset_d8_async(at, byte, bytes, self.stream.cu_stream()) }
@@ -286,7 +287,7 @@ impl Driver for Cuda {
         real: Real,
         grid: Grid,
         args: &[Arg],
-    ) -> Outcome<()> {
+    ) -> DriverResult<()> {
         self.current()?;
         let Function(function) = self.function(file, kernel, real)?;
         if grid.shared > ALWAYS_SHARED {
@@ -295,7 +296,7 @@ impl Driver for Cuda {
             unsafe { result::function::set_function_attribute(function, most, grid.shared as i32) }
                 .map_err(|e| format!("{kernel} needs {} bytes of shared memory: {e}", grid.shared))?;
         }
-        let mut packed = args.iter().map(pack).collect::<Outcome<Vec<Packed>>>()?;
+        let mut packed = args.iter().map(pack).collect::<DriverResult<Vec<Packed>>>()?;
         let mut pointers: Vec<*mut c_void> = packed.iter_mut().map(|arg| (&raw mut *arg).cast()).collect();
         let [x, y, z] = grid.blocks;
         // SAFETY: the caller's contract; `packed` lives until the driver has copied the arguments.
@@ -312,26 +313,26 @@ impl Driver for Cuda {
         .map_err(|e| format!("{kernel} {grid:?}: {e}"))
     }
 
-    unsafe fn product(&self, product: &Product) -> Outcome<bool> {
+    unsafe fn product(&self, product: &Product) -> DriverResult<bool> {
         self.current()?;
         // SAFETY: the caller's contract.
-        unsafe { self.plans.lock().expect("no panic under this lock").run(product) }
+        unsafe { lock(&self.plans).run(product) }
     }
 
     fn fuses(&self, product: &Product) -> bool {
-        self.plans.lock().expect("no panic under this lock").fuses(product)
+        lock(&self.plans).fuses(product)
     }
 
-    fn mark(&self) -> Outcome<Mark> {
+    fn mark(&self) -> DriverResult<Mark> {
         mark(&self.stream)
     }
 
-    fn write_down(&self) -> Outcome<()> {
+    fn write_down(&self) -> DriverResult<()> {
         self.current()?;
         self.graph().begin()
     }
 
-    fn play(&self) -> Outcome<()> {
+    fn play(&self) -> DriverResult<()> {
         self.graph().launch()
     }
 
@@ -348,14 +349,19 @@ impl Driver for Cuda {
         });
     }
 
-    fn stamp(&self) -> Outcome<Stamp> {
+    fn stamp(&self) -> DriverResult<Stamp> {
         // cudarc's default events cannot measure time.
         let flags = Some(sys::CUevent_flags::CU_EVENT_DEFAULT);
         self.stream.record_event(flags).map(Stamp::Event).map_err(said("cuEventRecord"))
     }
 
-    fn keep_busy(&self) -> Outcome<()> {
-        self.plans.lock().expect("no panic under this lock").keep_busy()
+    fn watch(&self, on: bool) {
+        // No profiler is no failure.
+        let _ = if on { profiler_start() } else { profiler_stop() };
+    }
+
+    fn keep_busy(&self) -> DriverResult<()> {
+        lock(&self.plans).keep_busy()
     }
 
     fn hopper(&self) -> Option<usize> {
@@ -372,23 +378,23 @@ impl Driver for Cuda {
     }
 
     fn algorithms(&self) -> (u64, Vec<(String, Algorithm)>) {
-        self.plans.lock().expect("no panic under this lock").algorithms()
+        lock(&self.plans).algorithms()
     }
 
     fn adopt(&self, algorithms: &[(String, Algorithm)]) {
-        self.plans.lock().expect("no panic under this lock").adopt(algorithms);
+        lock(&self.plans).adopt(algorithms);
     }
 
-    fn can_join(&self) -> Outcome<()> {
+    fn can_join(&self) -> DriverResult<()> {
         nccl::present()
     }
 
-    fn join(&self, id: &[u8; NCCL_ID], rank: usize, ranks: usize) -> Outcome<Nccl> {
+    fn join(&self, id: &[u8; NCCL_ID], rank: usize, ranks: usize) -> DriverResult<Nccl> {
         self.current()?;
         Nccl::join(self.stream.clone(), self.graph.clone(), id, rank, ranks)
     }
 
-    fn wait(&self) -> Outcome<()> {
+    fn wait(&self) -> DriverResult<()> {
         self.stream.synchronize().map_err(|e| format!("the GPU failed in earlier work: {e}"))
     }
 }

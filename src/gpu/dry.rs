@@ -4,7 +4,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::driver::Outcome;
+use super::driver::DriverResult;
 use super::{Arg, Driver, Grid, Product, Real};
 
 /// The alignment of `cudaMalloc`.
@@ -41,40 +41,47 @@ impl Driver for Dry {
         (u64::MAX, u64::MAX)
     }
 
-    fn allocate(&self, bytes: usize) -> Outcome<u64> {
+    fn allocate(&self, bytes: usize) -> DriverResult<u64> {
         Ok(self.next.fetch_add((bytes as u64).next_multiple_of(ALIGN), Ordering::Relaxed))
     }
 
     unsafe fn free(&self, _address: u64) {}
 
-    fn pin(&self, _bytes: usize) -> Outcome<u64> {
+    fn pin(&self, _bytes: usize) -> DriverResult<u64> {
         Err("nothing can be sent".into())
     }
 
     unsafe fn unpin(&self, _address: u64) {}
 
-    unsafe fn upload(&self, _to: u64, _from: &[u8]) -> Outcome<()> {
+    unsafe fn upload(&self, _to: u64, _from: &[u8]) -> DriverResult<()> {
         Ok(())
     }
 
-    unsafe fn download(&self, to: &mut [u8], _from: u64) -> Outcome<()> {
+    unsafe fn download(&self, to: &mut [u8], _from: u64) -> DriverResult<()> {
         to.fill(0);
         Ok(())
     }
 
-    unsafe fn copy(&self, _to: u64, _from: u64, _bytes: usize) -> Outcome<()> {
+    unsafe fn copy(&self, _to: u64, _from: u64, _bytes: usize) -> DriverResult<()> {
         Ok(())
     }
 
-    unsafe fn fill(&self, _at: u64, _byte: u8, _bytes: usize) -> Outcome<()> {
+    unsafe fn fill(&self, _at: u64, _byte: u8, _bytes: usize) -> DriverResult<()> {
         Ok(())
     }
 
-    unsafe fn launch(&self, _: &'static str, _: &'static str, _: Real, _: Grid, _: &[Arg]) -> Outcome<()> {
+    unsafe fn launch(
+        &self,
+        _: &'static str,
+        _: &'static str,
+        _: Real,
+        _: Grid,
+        _: &[Arg],
+    ) -> DriverResult<()> {
         Ok(())
     }
 
-    unsafe fn product(&self, _: &Product) -> Outcome<bool> {
+    unsafe fn product(&self, _: &Product) -> DriverResult<bool> {
         Ok(true)
     }
 }

@@ -13,8 +13,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use half::bf16;
 use libloading::Library;
 
-use super::driver::Outcome;
+use super::driver::DriverResult;
 use super::{Arg, Driver, Grid, Map, Operand, Product, Real};
+use crate::lock::lock;
 
 pub struct Emulated {
     folder: PathBuf,
@@ -65,12 +66,13 @@ type Kernel = unsafe extern "C" fn(*const Launch, *const Argument, c_int, *mut c
 /// clusters.
 const PROCESSORS: usize = 5;
 
-/// More bytes than any device has: the allocator would try to find them, and a sanitizer's ends the process.
+/// More bytes than this are refused, as by any device: the allocator would try to find them, and a sanitizer's would end the
+/// process.
 const MOST: usize = 1 << 38;
 /// The alignment of `cudaMalloc`.
 const ALIGN: usize = 256;
 
-/// Which of the kernels there are to be run.
+/// Which of the compiled kernels run.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// Compute capability 9.0: all of them.
@@ -126,7 +128,7 @@ impl Driver for Emulated {
         (u64::MAX, u64::MAX)
     }
 
-    fn allocate(&self, bytes: usize) -> Outcome<u64> {
+    fn allocate(&self, bytes: usize) -> DriverResult<u64> {
         if bytes > MOST {
             return Err("out of memory".into());
         }
@@ -136,18 +138,18 @@ impl Driver for Emulated {
         if address == 0 {
             return Err("out of memory".into());
         }
-        self.live.lock().expect("no panic under this lock").insert(address, bytes);
+        lock(&self.live).insert(address, bytes);
         Ok(address)
     }
 
     unsafe fn free(&self, address: u64) {
-        let known = self.live.lock().expect("no panic under this lock").remove(&address);
+        let known = lock(&self.live).remove(&address);
         let bytes = known.expect("an allocation's address");
         // SAFETY: made by `allocate` with this layout.
         unsafe { dealloc(address as *mut u8, Layout::from_size_align_unchecked(bytes, ALIGN)) };
     }
 
-    fn pin(&self, bytes: usize) -> Outcome<u64> {
+    fn pin(&self, bytes: usize) -> DriverResult<u64> {
         let address = self.allocate(bytes)?;
         // SAFETY: just allocated.
         unsafe { self.fill(address, 0, bytes)? };
@@ -159,38 +161,38 @@ impl Driver for Emulated {
         unsafe { self.free(address) };
     }
 
-    unsafe fn upload(&self, to: u64, from: &[u8]) -> Outcome<()> {
+    unsafe fn upload(&self, to: u64, from: &[u8]) -> DriverResult<()> {
         // SAFETY: the caller's contract.
         unsafe { std::ptr::copy_nonoverlapping(from.as_ptr(), to as *mut u8, from.len()) };
         Ok(())
     }
 
-    unsafe fn upload_beside(&self, to: u64, from: &[u8]) -> Outcome<()> {
-        let mut beside = self.beside.lock().expect("no panic under this lock");
+    unsafe fn upload_beside(&self, to: u64, from: &[u8]) -> DriverResult<()> {
+        let mut beside = lock(&self.beside);
         beside.push((to, from.as_ptr() as u64, from.len()));
         // SAFETY: the caller's contract.
         unsafe { self.fill(to, UNDERWAY, from.len()) }
     }
 
-    fn meet_beside(&self) -> Outcome<()> {
-        let landed = std::mem::take(&mut *self.beside.lock().expect("no panic under this lock"));
+    fn meet_beside(&self) -> DriverResult<()> {
+        let landed = std::mem::take(&mut *lock(&self.beside));
         // SAFETY: the contract of `upload_beside`: both stay valid until a mark, and this comes before it.
         landed.into_iter().try_for_each(|(to, from, bytes)| unsafe { self.copy(to, from, bytes) })
     }
 
-    unsafe fn download(&self, to: &mut [u8], from: u64) -> Outcome<()> {
+    unsafe fn download(&self, to: &mut [u8], from: u64) -> DriverResult<()> {
         // SAFETY: the caller's contract.
         unsafe { std::ptr::copy_nonoverlapping(from as *const u8, to.as_mut_ptr(), to.len()) };
         Ok(())
     }
 
-    unsafe fn copy(&self, to: u64, from: u64, bytes: usize) -> Outcome<()> {
+    unsafe fn copy(&self, to: u64, from: u64, bytes: usize) -> DriverResult<()> {
         // SAFETY: the caller's contract.
         unsafe { std::ptr::copy_nonoverlapping(from as *const u8, to as *mut u8, bytes) };
         Ok(())
     }
 
-    unsafe fn fill(&self, at: u64, byte: u8, bytes: usize) -> Outcome<()> {
+    unsafe fn fill(&self, at: u64, byte: u8, bytes: usize) -> DriverResult<()> {
         // SAFETY: the caller's contract.
         unsafe { std::ptr::write_bytes(at as *mut u8, byte, bytes) };
         Ok(())
@@ -203,8 +205,8 @@ impl Driver for Emulated {
         real: Real,
         grid: Grid,
         args: &[Arg],
-    ) -> Outcome<()> {
-        let mut files = self.files.lock().expect("no panic under this lock");
+    ) -> DriverResult<()> {
+        let mut files = lock(&self.files);
         let library = match files.entry((file, real)) {
             Entry::Occupied(open) => open.into_mut(),
             Entry::Vacant(free) => {
@@ -241,7 +243,7 @@ impl Driver for Emulated {
         Ok(())
     }
 
-    unsafe fn product(&self, p: &Product) -> Outcome<bool> {
+    unsafe fn product(&self, p: &Product) -> DriverResult<bool> {
         let [rows, cols, depth] = p.size;
         for n in 0..p.batch {
             for r in 0..rows {

@@ -26,8 +26,8 @@ pub fn guard<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
     })
 }
 
-/// Unwinds to the nearest [`guard`], in silence: the error tells what happened. Without one nobody would, so it is a panic like any
-/// other.
+/// Unwinds silently to the nearest [`guard`], which returns the error. Outside every guard nobody would report it, so there it is
+/// an ordinary panic.
 pub(crate) fn stop(error: Error) -> ! {
     match GUARDS.get() {
         0 => panic!("{error} (inside gpu::guard this is an error)"),

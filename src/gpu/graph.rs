@@ -3,12 +3,13 @@
 //! Each step is captured afresh, with its own addresses and numbers, while the device is busy with the step before. The graph of
 //! the step before is then updated in place, which is quick if the two have the same form.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use cudarc::driver::{CudaEvent, CudaStream, result, sys};
 use cudarc::nccl::sys::ncclComm_t;
 
-use super::driver::{Outcome, said};
+use super::driver::{DriverResult, said};
+use crate::lock::lock;
 
 /// Bytes of a page for data to send; longer data gets a page of its own length.
 const PAGE: usize = 64 << 10;
@@ -18,7 +19,7 @@ pub struct Graph {
     writing: bool,
     /// The last step's graph, ready to be launched again.
     ready: Option<sys::CUgraphExec>,
-    /// What steps send, alternately: a graph reads its sheet when it runs.
+    /// What steps send: two sheets that take turns, as a graph reads its sheet only when it runs.
     sheets: [Sheet; 2],
     turn: usize,
     /// Memory from before the step that was freed during it.
@@ -37,7 +38,7 @@ unsafe impl Sync for Communicator {}
 
 impl Communicator {
     pub fn live(&self) -> MutexGuard<'_, Option<ncclComm_t>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 }
 
@@ -74,7 +75,7 @@ impl Graph {
     }
 
     /// Captures what is queued from here on. First waits until the step before last has run: the host is never further ahead.
-    pub fn begin(&mut self) -> Outcome<()> {
+    pub fn begin(&mut self) -> DriverResult<()> {
         self.turn = 1 - self.turn;
         let sheet = &mut self.sheets[self.turn];
         if let Some(read) = sheet.read.take() {
@@ -92,7 +93,7 @@ impl Graph {
     }
 
     /// A copy of these bytes that lives until the graph has run.
-    pub fn copy(&mut self, bytes: &[u8]) -> Outcome<u64> {
+    pub fn copy(&mut self, bytes: &[u8]) -> DriverResult<u64> {
         let sheet = &mut self.sheets[self.turn];
         while let Some(&(_, room)) = sheet.pages.get(sheet.page)
             && sheet.used + bytes.len() > room
@@ -123,7 +124,7 @@ impl Graph {
     }
 
     /// Queues what was captured, as one. Fails if its sums were aborted meanwhile.
-    pub fn launch(&mut self) -> Outcome<()> {
+    pub fn launch(&mut self) -> DriverResult<()> {
         let graph = self.end().inspect_err(|_| self.free_late())?;
         let launched = self.bring_up_to_date(graph).and_then(|ready| {
             let sums = self.sums.take();
@@ -153,13 +154,13 @@ impl Graph {
         self.free_late();
     }
 
-    fn end(&mut self) -> Outcome<sys::CUgraph> {
+    fn end(&mut self) -> DriverResult<sys::CUgraph> {
         self.writing = false;
         // SAFETY: a live stream, on which `begin` started the capture.
         unsafe { result::stream::end_capture(self.stream.cu_stream()) }.map_err(said("cuStreamEndCapture"))
     }
 
-    fn bring_up_to_date(&mut self, graph: sys::CUgraph) -> Outcome<sys::CUgraphExec> {
+    fn bring_up_to_date(&mut self, graph: sys::CUgraph) -> DriverResult<sys::CUgraphExec> {
         if let Some(ready) = self.ready {
             // SAFETY: plain numbers and handles.
             let mut info: sys::CUgraphExecUpdateResultInfo = unsafe { std::mem::zeroed() };

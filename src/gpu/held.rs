@@ -9,6 +9,7 @@ use std::sync::{Mutex, MutexGuard};
 use serde::Serialize;
 
 use super::Gpu;
+use crate::lock::lock;
 
 /// The most that was held at one time.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -81,6 +82,6 @@ impl Gpu {
     }
 
     fn book(&self) -> MutexGuard<'_, Book> {
-        self.0.held.0.lock().expect("no panic under this lock")
+        lock(&self.0.held.0)
     }
 }

@@ -2,8 +2,9 @@
 
 use super::{Buffer, Gpu, Map};
 
-/// Multiprocessors that a fixed grid is made for, an H100's and an H200's. Where each block adds up its share of the numbers, their
-/// count decides in which order all are added: taken from the device, the same step would have other bits on another.
+/// Multiprocessors for which fixed grids are made: those of an H100 or an H200. Where each block adds up its share of the numbers,
+/// the number of blocks decides the order of the sum: taken from the device, it would give the same step other bits on another
+/// device.
 pub const PROCESSORS: usize = 132;
 
 /// One argument of a kernel; pointers are device addresses.

@@ -2,7 +2,7 @@
 
 use std::cmp::Reverse;
 
-/// The pool's alignment: a product finds the one that its algorithm was chosen for.
+/// The pool's alignment, so that a product's operands are aligned as when its algorithm was chosen.
 pub const ALIGN: usize = 256;
 
 /// A buffer's life; time is counted in buffers requested.
@@ -16,7 +16,7 @@ pub struct Life {
 
 /// The place of each buffer.
 #[derive(Debug, Default)]
-pub struct Plan {
+pub struct Layout {
     /// Lives of all buffers that a step requests, in order.
     pub lives: Vec<Life>,
     /// Bytes from the start of the block; none for what outlives the step.
@@ -25,9 +25,9 @@ pub struct Plan {
     pub bytes: usize,
 }
 
-impl Plan {
+impl Layout {
     /// Places the largest first, each at the lowest offset that is free while it lives.
-    pub fn of(lives: Vec<Life>) -> Plan {
+    pub fn of(lives: Vec<Life>) -> Layout {
         let room: Vec<usize> = lives.iter().map(|life| life.bytes.next_multiple_of(ALIGN)).collect();
         let mut order: Vec<(usize, usize)> =
             lives.iter().enumerate().filter_map(|(i, life)| Some((i, life.died?))).collect();
@@ -47,6 +47,6 @@ impl Plan {
             offsets[i] = Some(at);
             bytes = bytes.max(at + room[i]);
         }
-        Plan { lives, offsets, bytes }
+        Layout { lives, offsets, bytes }
     }
 }

@@ -2,16 +2,17 @@
 
 use std::env;
 use std::ffi::{c_int, c_void};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use cudarc::driver::CudaStream;
 use cudarc::driver::result::stream;
 use cudarc::nccl::{result, sys};
 
 use super::Real;
-use super::driver::{Outcome, said};
+use super::driver::{DriverResult, said};
 use super::graph::{Communicator, Graph};
-use super::one::is_counted;
+use super::one::is_rehearsed;
+use crate::lock::lock;
 
 type Answer = std::result::Result<result::NcclStatus, result::NcclError>;
 
@@ -28,7 +29,7 @@ pub struct Nccl {
     graph: Arc<Mutex<Graph>>,
     rank: usize,
     ranks: usize,
-    /// Its device: nothing is summed while a step of that is only counted.
+    /// Its device's key: nothing is summed while a step of that device is only rehearsed.
     device: usize,
 }
 
@@ -62,7 +63,7 @@ pub unsafe fn keep_nccl_buffers_private() {
 }
 
 /// A fresh identifier for a new communicator.
-pub fn new_id() -> Outcome<[u8; NCCL_ID]> {
+pub fn new_id() -> DriverResult<[u8; NCCL_ID]> {
     let id = result::get_uniqueid().map_err(refused("ncclGetUniqueId"))?;
     Ok(id.internal.map(|byte| byte as u8))
 }
@@ -74,7 +75,7 @@ pub fn end_process(code: i32) -> ! {
 }
 
 /// Whether the library is present; if not, why.
-pub fn present() -> Outcome<()> {
+pub fn present() -> DriverResult<()> {
     // SAFETY: opens the library and closes it again.
     match unsafe { sys::is_culib_present() } {
         true => Ok(()),
@@ -92,7 +93,7 @@ impl Nccl {
         id: &[u8; NCCL_ID],
         rank: usize,
         ranks: usize,
-    ) -> Outcome<Nccl> {
+    ) -> DriverResult<Nccl> {
         let mut communicator = std::ptr::null_mut();
         let id = sys::ncclUniqueId { internal: id.map(|byte| byte as std::ffi::c_char) };
         // SAFETY: writes one handle.
@@ -113,7 +114,7 @@ impl Nccl {
     }
 
     fn rests(&self) -> bool {
-        is_counted(self.device)
+        is_rehearsed(self.device)
     }
 
     /// Begins to replace `count` numbers at this address by their means over all ranks, after the device's work so far and beside
@@ -122,7 +123,7 @@ impl Nccl {
     /// # Safety
     /// `at` points to `count` numbers in live memory of this rank's device, which nothing touches before [`Nccl::end`]. All ranks
     /// pass the same `count`.
-    pub unsafe fn begin_mean(&self, at: u64, count: usize, real: Real) -> Outcome<()> {
+    pub unsafe fn begin_mean(&self, at: u64, count: usize, real: Real) -> DriverResult<()> {
         let (all, mean) = (at as *mut c_void, sys::ncclRedOp_t::ncclAvg);
         self.begin("ncclAllReduce", |communicator, stream| {
             // SAFETY: the caller's contract; in place is what the library allows, here and below.
@@ -135,7 +136,7 @@ impl Nccl {
     ///
     /// # Safety
     /// As above.
-    pub unsafe fn begin_mean_part(&self, at: u64, count: usize, real: Real) -> Outcome<()> {
+    pub unsafe fn begin_mean_part(&self, at: u64, count: usize, real: Real) -> DriverResult<()> {
         let (all, mean) = (at as *const c_void, sys::ncclRedOp_t::ncclAvg);
         let (own, part) = self.part(at, count, real);
         self.begin("ncclReduceScatter", |communicator, stream| {
@@ -148,7 +149,7 @@ impl Nccl {
     ///
     /// # Safety
     /// As above.
-    pub unsafe fn begin_gather(&self, at: u64, count: usize, real: Real) -> Outcome<()> {
+    pub unsafe fn begin_gather(&self, at: u64, count: usize, real: Real) -> DriverResult<()> {
         let (own, part) = self.part(at, count, real);
         self.begin("ncclAllGather", |communicator, stream| {
             // SAFETY: the caller's contract; the part lies within the numbers.
@@ -168,7 +169,7 @@ impl Nccl {
         &self,
         call: &str,
         queue: impl FnOnce(sys::ncclComm_t, sys::cudaStream_t) -> Answer,
-    ) -> Outcome<()> {
+    ) -> DriverResult<()> {
         if self.rests() {
             return Ok(());
         }
@@ -184,7 +185,7 @@ impl Nccl {
     }
 
     /// Makes the device's work from here on wait for everything begun so far. The host does not wait.
-    pub fn end(&self) -> Outcome<()> {
+    pub fn end(&self) -> DriverResult<()> {
         if self.rests() {
             return Ok(());
         }
@@ -209,7 +210,7 @@ impl Nccl {
     }
 
     fn graph(&self) -> MutexGuard<'_, Graph> {
-        self.graph.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.graph)
     }
 }
 

@@ -4,29 +4,31 @@ use std::cell::Cell;
 use std::sync::{Arc, MutexGuard};
 
 use super::arena::Arena;
-use super::driver::Outcome;
+use super::driver::DriverResult;
 use super::dry::Dry;
 use super::{Gpu, or_stop, stop};
 use crate::error::{Error, Result};
+use crate::lock::lock;
 
 /// Buffers named in the error when a step does not fit.
 const LARGEST: usize = 4;
 
 thread_local! {
-    /// The device whose work on this thread is only counted, if there is one. Other threads' work on it is done.
-    static COUNTED: Cell<Option<usize>> = const { Cell::new(None) };
+    /// The device whose work on this thread is only rehearsed, if there is one. Other threads' work on it is carried out.
+    static REHEARSED: Cell<Option<usize>> = const { Cell::new(None) };
 }
 
-/// Whether this thread's work on that device, by its [`Gpu::key`], is only counted.
-pub(super) fn is_counted(device: usize) -> bool {
-    COUNTED.get() == Some(device)
+/// Whether this thread's work on that device, by its [`Gpu::key`], is only rehearsed.
+pub(super) fn is_rehearsed(device: usize) -> bool {
+    REHEARSED.get() == Some(device)
 }
 
 impl Gpu {
-    /// Does a step's work, which must be alike for steps of one shape. Before the first step it runs once on no device, which
-    /// counts its buffers and lays them out. The first step chooses, by timing, among ways to one result; later ones are recorded
-    /// and then queued whole. The work may read nothing from the device, does all of its part on this thread, and lets nothing that
-    /// it makes there out but by its result.
+    /// Runs a step as one unit. Before the first step of a shape the work is rehearsed without a device, which shows how long each
+    /// buffer lives, and the buffers are laid out in one block. The first real step times alternative kernels; later steps are
+    /// captured as a graph and queued whole. The work must request the same buffers for every step of one shape (after a step that
+    /// does not, the next is rehearsed again), read nothing from the device, stay on this thread, and let buffers out only through
+    /// its result.
     ///
     /// # Errors
     /// The work's own errors, after which none of it is queued; the driver's; sums with other ranks that were aborted; no room.
@@ -38,8 +40,8 @@ impl Gpu {
         Ok(made)
     }
 
-    /// Counts a step's buffers and allocates their block, unless steps of this shape are laid out: for work that precedes the first
-    /// step and can use the block.
+    /// Rehearses a step and allocates its block, unless steps of this shape are already laid out: for work that comes before the
+    /// first step and can use the block.
     ///
     /// # Errors
     /// The work's own errors; no room for the block.
@@ -49,7 +51,7 @@ impl Gpu {
         }
         let rehearsal = Rehearsal::begin(self);
         let outlives = work()?;
-        let bytes = self.arena().end_count();
+        let bytes = self.arena().end_rehearsal();
         drop(outlives);
         drop(rehearsal);
         self.move_block(bytes)
@@ -62,18 +64,16 @@ impl Gpu {
         work()
     }
 
-    /// Drops the layout: another way to a result proved quicker, so steps will not request what was counted.
-    pub(super) fn count_anew(&self) {
+    /// Drops the layout: another way to a result proved quicker, so steps will not request what was rehearsed.
+    pub(super) fn drop_layout(&self) {
         self.arena().forget();
     }
 
-    /// Does work within a step that is not the step's own and leaves no buffer behind.
+    /// Runs work that happens during a step but is not part of it, such as timing. It must free all buffers that it makes.
     pub(super) fn aside<T>(&self, work: impl FnOnce() -> T) -> T {
-        // Calls may nest.
-        let outer = self.arena().set_aside(true);
-        let done = work();
-        self.arena().set_aside(outer);
-        done
+        // Calls may nest, and a kernel that fails unwinds.
+        let _aside = Aside { gpu: self, outer: self.arena().set_aside(true) };
+        work()
     }
 
     /// Bytes of the block that serves steps, once they are laid out.
@@ -83,7 +83,7 @@ impl Gpu {
 
     /// True once steps are laid out and the last one followed the layout: it requested no other memory.
     pub fn went_as_laid_out(&self) -> bool {
-        self.arena().tried()
+        self.arena().followed()
     }
 
     /// Replaces the block by one of another size.
@@ -117,7 +117,7 @@ impl Gpu {
         ))
     }
 
-    pub(super) fn allocate(&self, bytes: usize) -> Outcome<u64> {
+    pub(super) fn allocate(&self, bytes: usize) -> DriverResult<u64> {
         if let Some(address) = self.arena().take(bytes) {
             return Ok(address);
         }
@@ -145,11 +145,11 @@ impl Gpu {
     }
 
     pub(super) fn rehearsing(&self) -> bool {
-        is_counted(self.key())
+        is_rehearsed(self.key())
     }
 
     fn arena(&self) -> MutexGuard<'_, Arena> {
-        self.0.arena.lock().expect("no panic under this lock")
+        lock(&self.0.arena)
     }
 }
 
@@ -158,16 +158,28 @@ struct Rehearsal<'a>(&'a Gpu);
 
 impl<'a> Rehearsal<'a> {
     fn begin(gpu: &'a Gpu) -> Rehearsal<'a> {
-        gpu.arena().begin_count();
-        COUNTED.set(Some(gpu.key()));
+        gpu.arena().begin_rehearsal();
+        REHEARSED.set(Some(gpu.key()));
         Rehearsal(gpu)
     }
 }
 
 impl Drop for Rehearsal<'_> {
     fn drop(&mut self) {
-        COUNTED.set(None);
+        REHEARSED.set(None);
         self.0.arena().end();
+    }
+}
+
+/// Work aside in progress: dropped, however the work ends, it restores the previous setting.
+struct Aside<'a> {
+    gpu: &'a Gpu,
+    outer: bool,
+}
+
+impl Drop for Aside<'_> {
+    fn drop(&mut self) {
+        self.gpu.arena().set_aside(self.outer);
     }
 }
 
@@ -186,7 +198,7 @@ impl<'a> Step<'a> {
             gpu.arena().made_ready(bytes, made);
         }
         // Timing waits for the device, and so does the check of a guarded buffer when it is freed: neither can be recorded.
-        if turn.tried && !gpu.0.guarded {
+        if turn.followed && !gpu.0.guarded {
             or_stop(gpu.0.driver.write_down());
             step.written = true;
         }
@@ -264,7 +276,7 @@ mod tests {
         let block = gpu.block().expect("laid out");
         assert!(gpu.went_as_laid_out() && (12 * LEN..16 * LEN).contains(&block), "{block} bytes");
         assert_eq!(run(1, 0), 3);
-        // Larger than what was laid out: served from elsewhere, and counted again at the next one.
+        // Larger than what was laid out: served from elsewhere, and rehearsed again at the next one.
         assert_eq!(run(1, 10 * LEN), 4);
         assert!(!gpu.went_as_laid_out());
         assert_eq!(run(1, 10 * LEN), 6);
@@ -295,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn while_a_step_is_only_counted_other_threads_compute() {
+    fn while_a_step_is_only_rehearsed_other_threads_compute() {
         let gpu = device();
         let work = || {
             let counted = gpu.buffer("counted", 64);

@@ -4,13 +4,13 @@ use std::ffi::c_void;
 
 use cudarc::driver::sys;
 
-use super::driver::Outcome;
+use super::driver::DriverResult;
 use super::{Arg, Map};
 
 /// An argument as the kernel reads it: its first bytes, little-endian. A map needs 64-byte alignment and gets 128.
 pub(super) type Packed = sys::CUtensorMap;
 
-pub(super) fn pack(arg: &Arg) -> Outcome<Packed> {
+pub(super) fn pack(arg: &Arg) -> DriverResult<Packed> {
     let mut packed = Packed { opaque: [0; 16] };
     packed.opaque[0] = match *arg {
         Arg::Pointer(address) => address,
@@ -23,7 +23,7 @@ pub(super) fn pack(arg: &Arg) -> Outcome<Packed> {
     Ok(packed)
 }
 
-fn encode(map: &Map) -> Outcome<Packed> {
+fn encode(map: &Map) -> DriverResult<Packed> {
     use sys::{CUtensorMapDataType_enum as Kind, CUtensorMapFloatOOBfill_enum as Fill};
     use sys::{
         CUtensorMapInterleave_enum as Interleave, CUtensorMapL2promotion_enum as Promotion,

@@ -9,7 +9,7 @@ use cudarc::cublaslt::{result, sys};
 use cudarc::driver::{CudaStream, result as driver, sys as cuda};
 
 use super::choices::Algorithm;
-use super::driver::{Outcome, said};
+use super::driver::{DriverResult, said};
 use super::{Operand, Product, Real};
 
 mod plan;
@@ -25,7 +25,7 @@ const FILLS: usize = 16;
 pub struct Plans {
     stream: Arc<CudaStream>,
     /// `Err` says why there is no cuBLASLt; reported when the first product is requested.
-    library: Outcome<sys::cublasLtHandle_t>,
+    library: DriverResult<sys::cublasLtHandle_t>,
     workspace: u64,
     plans: HashMap<Key, Option<Plan>>,
     /// Algorithms chosen by another process, by the key as text.
@@ -52,7 +52,7 @@ type Alignments = [u32; 5];
 unsafe impl Send for Plans {}
 
 impl Plans {
-    pub fn new(stream: &Arc<CudaStream>) -> Outcome<Plans> {
+    pub fn new(stream: &Arc<CudaStream>) -> DriverResult<Plans> {
         // SAFETY: opens the library and closes it again.
         let library = match unsafe { sys::is_culib_present() } {
             true => result::create_handle().map_err(refused("cublasLtCreate")),
@@ -94,7 +94,7 @@ impl Plans {
     ///
     /// # Safety
     /// Every operand is in live device memory; those written overlap no other.
-    pub unsafe fn run(&mut self, product: &Product) -> Outcome<bool> {
+    pub unsafe fn run(&mut self, product: &Product) -> DriverResult<bool> {
         let library = self.library.clone()?;
         let key = Key::of(product);
         if !self.plans.contains_key(&key) {
@@ -132,7 +132,7 @@ impl Plans {
         library: sys::cublasLtHandle_t,
         product: &Product,
         alignments: Alignments,
-    ) -> Outcome<Option<Plan>> {
+    ) -> DriverResult<Option<Plan>> {
         if !product.more {
             // SAFETY: the caller's contract.
             return unsafe { self.choose(library, product, alignments) };
@@ -157,14 +157,14 @@ impl Plans {
         library: sys::cublasLtHandle_t,
         product: &Product,
         alignments: Alignments,
-    ) -> Outcome<Option<Plan>> {
+    ) -> DriverResult<Option<Plan>> {
         let mut plan = Plan::describe(product)?;
         let mut found = plan.candidates(library, alignments)?;
         let Some(&first) = found.first() else { return Ok(None) };
         // SAFETY: the caller's contract.
         let run =
             |algorithm: &_| unsafe { plan.run(library, product, algorithm, self.workspace, &self.stream) };
-        // The first run loads; an algorithm may refuse.
+        // The first run loads kernels; an algorithm that fails is dropped.
         found.retain(|algorithm| run(algorithm).is_ok());
         let flags = Some(cuda::CUevent_flags::CU_EVENT_DEFAULT);
         let event = || self.stream.record_event(flags).map_err(said("cuEventRecord"));
@@ -188,7 +188,7 @@ impl Plans {
     }
 
     /// Queues work of about a tenth of a millisecond, for the host to get ahead of the device.
-    pub fn keep_busy(&self) -> Outcome<()> {
+    pub fn keep_busy(&self) -> DriverResult<()> {
         // SAFETY: the workspace has these bytes, and what uses it does so in the stream's order.
         (0..FILLS).try_for_each(|_| unsafe {
             driver::memset_d8_async(self.workspace, 0, WORKSPACE, self.stream.cu_stream())
@@ -230,7 +230,8 @@ impl Key {
     }
 }
 
-/// 256, 16, or the greatest power of two below. None in between: each would be one more plan to time for the same product.
+/// 256, 16 or, below 16, the largest power of two that divides the address. Nothing in between: every further value would mean one
+/// more plan to time for the same product.
 fn alignment(address: u64) -> u32 {
     match address {
         _ if address.is_multiple_of(256) => 256,

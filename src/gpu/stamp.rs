@@ -6,6 +6,7 @@ use std::time::Instant;
 use cudarc::driver::CudaEvent;
 
 use super::{Gpu, or_stop};
+use crate::lock::lock;
 
 /// A point in the device's time, reached when the work queued before it is done.
 #[derive(Debug)]
@@ -42,7 +43,8 @@ pub struct Took {
 }
 
 impl Took {
-    /// Does the work between two stamps: on a device they are reached when what was queued before, and with it, is done.
+    /// Does the work between two stamps: on a device the first is reached when what was queued before is done, the second when the
+    /// work is.
     pub fn of(gpu: Option<&Gpu>, work: impl FnOnce()) -> Took {
         let begin = Stamp::now(gpu);
         work();
@@ -98,7 +100,7 @@ impl Gpu {
     }
 
     fn heard(&self) -> std::sync::MutexGuard<'_, Option<Vec<Ran>>> {
-        self.0.heard.0.lock().expect("no panic under this lock")
+        lock(&self.0.heard.0)
     }
 
     /// Does the work between two stamps, if someone listens.

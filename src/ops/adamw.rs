@@ -41,7 +41,7 @@ pub enum Decay {
 
 brief!(Decay, |decay| on: match decay { Decay::Host(_) => None, Decay::Device(bits) => Some(bits) });
 
-/// What a step keeps of K weights; `[K]` each.
+/// What is kept of K weights from step to step; `[K]` each.
 #[derive(Debug)]
 pub struct Part {
     /// The first of them among all weights.

@@ -74,7 +74,7 @@ pub fn total(parts: &Tensor) -> Tensor {
 
 /// The same as a gradient; `None` if it was written to its place.
 pub(crate) fn gradient_of(parts: &Tensor, sink: Option<&Sink>) -> Option<Tensor> {
-    match sink.and_then(Sink::free) {
+    match sink.and_then(Sink::open_unwritten) {
         Some(place) => {
             launch_total(&place, parts);
             None

@@ -40,7 +40,7 @@ impl Tape {
         if share == 1.0 && mask == 0.0 {
             return z0;
         }
-        let start = Begin::new(self.value(z0), share, mask, streams);
+        let start = StartMap::new(self.value(z0), share, mask, streams);
         let y = start.forward(self.value(z0));
         if share == 0.0 {
             return self.constant(y);
@@ -127,7 +127,7 @@ fn any(factors: &[f32]) -> bool {
 }
 
 /// How the start is made from z0 and random numbers.
-struct Begin {
+struct StartMap {
     /// Share of z0; if it is 1 there is no noise.
     share: f32,
     mask: f32,
@@ -150,8 +150,8 @@ enum Streams {
     Device(Buffer),
 }
 
-impl Begin {
-    fn new(z: &Tensor, share: f32, mask: f32, streams: &[(Rng, u64)]) -> Begin {
+impl StartMap {
+    fn new(z: &Tensor, share: f32, mask: f32, streams: &[(Rng, u64)]) -> StartMap {
         let [sets, _, _] = z.dims("flow start");
         assert_eq!(streams.len(), sets, "flow start: one stream a set");
         let stream = |&(rng, first): &(Rng, u64)| Stream { noise: rng.at(0), holes: rng.at(1), first };
@@ -160,7 +160,7 @@ impl Begin {
             Some(gpu) => Streams::Device(device::upload(gpu, &streams)),
             None => Streams::Host(streams),
         };
-        Begin { share, mask, streams }
+        StartMap { share, mask, streams }
     }
 
     /// The start `[B, N, D]`.

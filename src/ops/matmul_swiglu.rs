@@ -138,8 +138,8 @@ fn fits(width: usize, read: [&Tensor; 2]) -> bool {
     width.is_multiple_of(8) && read.iter().all(|x| Map::can(&x.operand()))
 }
 
-/// Of a fused kernel's two instances the one for rows of `e` numbers: they keep up to 512 and up to 768 for all tiles of a row.
-/// What neither keeps the first reads again for each tile.
+/// Which of a fused kernel's two instances takes rows of `e` numbers. The first keeps up to 512 of them for all tiles of a row, the
+/// second up to 768. Longer rows go to the first, which reads them again for each tile.
 fn instance(e: usize, [narrow, wide]: [&'static str; 2]) -> &'static str {
     if (513..=768).contains(&e) { wide } else { narrow }
 }

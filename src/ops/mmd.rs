@@ -9,7 +9,7 @@
 //!              dy_i    = dL sum_j c[i,j] (y_i - a_j)          a over the 2N rows                          =
 //!   tensors    y, x, dy [B, N, G]     L [1]     x is data: no gradient
 //!   work       one set per task. |a - b|^2 = |a|^2 + |b|^2 - 2 a.b, by gemm, with rows centred on the set's mean: distances
-//!              stay the same, and what cancels is of the size of the spread, not of the mean. Forward keeps c, [B, N, 2N].
+//!              stay the same, and what cancels is of the size of the spread, not of the mean. Forward keeps -c, [B, N, 2N].
 //!   bound by   compute: forward 6 B N^2 G, backward 4 B N^2 G
 //!   repeatable yes: sums run in the order of the rows, in f64
 //! ```
@@ -42,7 +42,8 @@ impl Tape {
 /// What forward saves for the gradient of y.
 #[derive(Debug)]
 pub struct Saved {
-    /// `[B, N, 2N]`: the weight of each row of `[y | x]` in the gradient of each y; on a device without that of a row in its own.
+    /// `[B, N, 2N]`: the weight of each row of `[y | x]` in the gradient of each y. On a device the diagonal, a row's weight in its
+    /// own gradient, is left out: see `pulls`.
     weights: Tensor,
     /// `[B, N, tiles]`, on a device only: the weight of a row in its own gradient, in parts of a sum.
     pulls: Option<Tensor>,
@@ -127,7 +128,7 @@ impl Pairs {
         pairs
     }
 
-    /// Measures near pairs again, by their difference: the root of what cancellation leaves would be far from zero.
+    /// Measures near pairs again, from the rows' difference: cancellation leaves an error whose square root would be far from zero.
     fn measure_neighbours(&mut self, a: &[f32], norms: &[f32]) {
         const NEAR: f32 = 1e-4;
         let (n, width) = (self.rows, a.len() / norms.len());

@@ -61,7 +61,7 @@ impl Share {
         Share::new(once(0..len).collect(), self.rank, self.ranks)
     }
 
-    /// True if there is nothing that only others keep.
+    /// True if this rank keeps everything.
     pub fn is_whole(&self) -> bool {
         self.ranks == 1
     }

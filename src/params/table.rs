@@ -51,9 +51,9 @@ pub enum Init {
     Constant(f32),
     /// These values.
     Values(Vec<f32>),
-    /// A matrix of others on top of each other, with so many rows each.
+    /// A matrix made of pieces on top of each other, each of `len` rows.
     Above(Vec<Piece>),
-    /// A matrix of others side by side, with so many columns each.
+    /// A matrix made of pieces side by side, each of `len` columns.
     Beside(Vec<Piece>),
 }
 

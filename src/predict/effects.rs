@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::aside::PROGRAM;
+use crate::PROGRAM;
 use crate::data::h5ad::{self, Column, Extra, Frame, Growing, X, make_unique};
 use crate::data::population::{CONTROL_PERT, EFFECTS, PERT_COL, UNIT, labelled, recorded};
 use crate::data::shard::Manifest;

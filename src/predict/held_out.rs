@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::path::Path;
 
 use super::unseen::hint;
-use super::{Ask, Context, Job, Report, Runs, check_memory};
+use super::{Ask, Job, Pool, Report, Runs, check_memory};
 use crate::data::controls::{Usable, control_pool};
 use crate::data::h5ad::Writer;
 use crate::data::population::{Beside, Population, other_controls, push_controls, write_measured};
@@ -67,14 +67,14 @@ impl HeldOut {
             let group = data.groups()[g as usize];
             let [c, p, b] = data.names(g);
             let pool = control_pool(data, g).expect("groups without controls were left out above");
-            let context = match places.get(&pool.groups) {
-                Some(&context) => context,
+            let place = match places.get(&pool.groups) {
+                Some(&place) => place,
                 None => {
                     held += pool.cells();
                     check_memory("--data", held, here)?;
-                    job.contexts.push(Context::of(data, &pool));
-                    places.insert(pool.groups, job.contexts.len() - 1);
-                    job.contexts.len() - 1
+                    job.pools.push(Pool::of(data, &pool));
+                    places.insert(pool.groups, job.pools.len() - 1);
+                    job.pools.len() - 1
                 }
             };
             let conditions = known.ids(c, p, b).map_err(|what| match hint(runs, c, p) {
@@ -82,7 +82,7 @@ impl HeldOut {
                 hint => Error::format(data.dir(), what + hint),
             })?;
             let request = Request { conditions, cells: group.cells as usize };
-            job.asks.push(Ask { request, context });
+            job.asks.push(Ask { request, pool: place });
         }
         Ok(job)
     }
@@ -102,7 +102,7 @@ impl HeldOut {
         }
     }
 
-    /// Appends the control cells of the predicted contexts, with the very numbers that [`HeldOut::write`] gives them; returns how
+    /// Appends the control cells of the predicted pools, with the very numbers that [`HeldOut::write`] gives them; returns how
     /// many.
     pub fn push_controls(&self, population: &mut Population<Writer>) -> Result<usize> {
         let before = population.len();
@@ -110,7 +110,7 @@ impl HeldOut {
         Ok(population.len() - before)
     }
 
-    /// Writes what was measured of the predicted groups, with the controls of their contexts or those that were asked for; returns
+    /// Writes what was measured of the predicted groups, with the controls of their pools or those that were asked for; returns
     /// the number of cells.
     pub fn write(&self, path: &Path) -> Result<usize> {
         let controls = self.controls.as_ref().map_or(Beside::Own, Beside::Of);

@@ -6,7 +6,7 @@ use std::path::Path;
 use serde::Deserialize;
 
 use super::unseen::hint;
-use super::{Ask, Context, ControlFile, Job, Logs, Report, Runs, check_memory};
+use super::{Ask, ControlFile, Job, Logs, Pool, Report, Runs, WrittenAs, check_memory};
 use crate::data::h5ad::{H5ad, Labels};
 use crate::data::population::{LABELS, nonzero};
 use crate::data::scale::{Found, Told};
@@ -51,7 +51,7 @@ pub fn job(
     let labels = ControlLabels::read(manifest, &file)?;
     labels.tell(manifest, &file, report);
     let mut job = Job::default();
-    let mut pools = Pools::default();
+    let mut pools = PoolIndex::default();
     for row in rows {
         let batch = row.batch.as_deref().unwrap_or(&manifest.batches[0]);
         let wrong = |what: String| Error::format(request, format!("line {}: {what}", row.line));
@@ -61,14 +61,14 @@ pub fn job(
         if let Some(what) = doubt(runs, &row.perturbation, keep).map_err(wrong)? {
             report.notes.push(format!("{}: line {}: {what}", request.display(), row.line));
         }
-        let Some(context) = pools.place(&labels, &row.cell_type, batch) else {
+        let Some(pool) = pools.place(&labels, &row.cell_type, batch) else {
             let (control, cell_type, asked) = (&manifest.control, &row.cell_type, request.display());
             let what = format!(
                 "has no control cells ({control:?}) of cell type {cell_type:?}, which {asked} asks for"
             );
             return Err(Error::format(&controls.path, what));
         };
-        job.asks.push(Ask { request: Request { conditions, cells: row.cells }, context });
+        job.asks.push(Ask { request: Request { conditions, cells: row.cells }, pool });
     }
     let (keys, members): (Vec<_>, Vec<_>) = pools.all.into_iter().unzip();
     labels.tell_of_batches(&keys, &members, controls, report);
@@ -77,13 +77,13 @@ pub fn job(
     let mut cells = Wanted::of(&members, manifest, keep);
     cells.gather(manifest, &file, controls, report)?;
     job.logs = cells.logs;
-    for (((cell_type, batch), members), controls) in keys.into_iter().zip(&members).zip(cells.contexts) {
+    for (((cell_type, batch), members), controls) in keys.into_iter().zip(&members).zip(cells.pools) {
         let cells = members.iter().map(|&cell| cell as u64).collect();
         let measured_in = |&cell: &usize| labels.batch(cell).unwrap_or(&batch).to_string();
         let batches = members.iter().map(measured_in).collect();
         let names = members.iter().map(|&cell| file.cell_name(cell)).collect();
-        let labels = Some(super::Labels { cell_type, cells, batches });
-        job.contexts.push(Context { names, controls, labels });
+        let labels = Some(WrittenAs { cell_type, cells, batches });
+        job.pools.push(Pool { names, controls, labels });
     }
     Ok(job)
 }
@@ -106,17 +106,17 @@ fn doubt(runs: &Runs, name: &str, keep: bool) -> std::result::Result<Option<Stri
     }
 }
 
-/// The contexts that a request needs.
+/// The pools that a request needs.
 #[derive(Default)]
-struct Pools {
+struct PoolIndex {
     /// By cell type and batch.
     of_name: BTreeMap<(String, String), usize>,
     /// For each, the cell type and batch that first needed it, and the control cells.
     all: Vec<((String, String), Vec<usize>)>,
 }
 
-impl Pools {
-    /// The context of a cell type and batch: batches without controls of their own share those of the cell type. `None` without any.
+impl PoolIndex {
+    /// The pool of a cell type and batch: batches without controls of their own share those of the cell type. `None` without any.
     fn place(&mut self, labels: &ControlLabels, cell_type: &str, batch: &str) -> Option<usize> {
         let key = (cell_type.to_string(), batch.to_string());
         if let Some(&place) = self.of_name.get(&key) {
@@ -231,7 +231,7 @@ impl ControlLabels {
         }
     }
 
-    /// Reports batches without controls of their own; `keys` and `members` are the contexts' names and cells.
+    /// Reports batches without controls of their own; `keys` and `members` are the pools' names and cells.
     fn tell_of_batches(
         &self,
         keys: &[(String, String)],
@@ -268,26 +268,26 @@ impl ControlLabels {
 
 /// The control cells to read.
 struct Wanted {
-    /// For each cell, the contexts that want it and its row there.
+    /// For each cell, the pools that want it and its row there.
     places: HashMap<usize, Vec<(usize, usize)>>,
-    contexts: Vec<ControlCells>,
+    pools: Vec<ControlCells>,
     keep: bool,
     /// Filled if `keep` is true.
     logs: Logs,
 }
 
 impl Wanted {
-    /// Each context's cells in the order of `members`, still empty.
+    /// Each pool's cells in the order of `members`, still empty.
     fn of(members: &[Vec<usize>], manifest: &Manifest, keep: bool) -> Wanted {
         let blank = |cells: &Vec<usize>| ControlCells::blank(cells.len(), manifest);
-        let contexts = members.iter().map(blank).collect();
+        let pools = members.iter().map(blank).collect();
         let mut places: HashMap<usize, Vec<(usize, usize)>> = HashMap::new();
-        for (context, cells) in members.iter().enumerate() {
+        for (pool, cells) in members.iter().enumerate() {
             for (row, &cell) in cells.iter().enumerate() {
-                places.entry(cell).or_default().push((context, row));
+                places.entry(cell).or_default().push((pool, row));
             }
         }
-        Wanted { places, contexts, keep, logs: Logs::new() }
+        Wanted { places, pools, keep, logs: Logs::new() }
     }
 
     /// Reads the file once, block by block.
@@ -333,13 +333,13 @@ impl Wanted {
         read: impl Fn(&mut [f32]) -> std::result::Result<f32, String>,
         manifest: &Manifest,
     ) -> std::result::Result<(), String> {
-        for &(context, row) in self.places.get(&cell).into_iter().flatten() {
-            let context = &mut self.contexts[context];
-            context.library[row] = read(context.place(row))?;
+        for &(pool, row) in self.places.get(&cell).into_iter().flatten() {
+            let pool = &mut self.pools[pool];
+            pool.library[row] = read(pool.place(row))?;
             if self.keep {
-                self.logs.entry(cell as u64).or_insert_with(|| nonzero(context.place(row)));
+                self.logs.entry(cell as u64).or_insert_with(|| nonzero(pool.place(row)));
             }
-            context.divide(row, manifest.factor);
+            pool.divide(row, manifest.factor);
         }
         Ok(())
     }

@@ -115,7 +115,7 @@ impl Runs {
         self.iter().find(|run| run.trained.knows_only_name(perturbation))
     }
 
-    /// What is to be said of each run: with its name, unless there is but one or the same holds of all.
+    /// What `of` says about the runs, each line with its run's name unless there is one run or all say the same.
     pub fn say(&self, of: impl Fn(&Run) -> Vec<String>) -> Vec<String> {
         let each: Vec<Vec<String>> = self.iter().map(of).collect();
         if each.iter().all(|said| *said == each[0]) {
@@ -130,12 +130,9 @@ impl Runs {
 
     /// The runs' own `predict.observe`, or none if their data do not record the total to which counts are scaled.
     pub fn observe(&self, notes: &mut Vec<String>) -> Result<Observe> {
-        let own = |run: &Run| run.trained.header.config.predict.observe;
-        if self.data().target.is_none() {
-            if self.iter().any(|run| own(run) == Observe::Poisson) {
-                notes.push(format!("predicted means are written, as with --observe none: {UNTOLD_TOTAL}"));
-            }
-            return Ok(Observe::None);
+        let own = |run: &Run| run.trained.header.observe();
+        if self.iter().any(|run| own(run) != run.trained.header.config.predict.observe) {
+            notes.push(format!("predicted means are written, as with --observe none: {UNTOLD_TOTAL}"));
         }
         let first = own(self.first());
         match self.iter().find(|run| own(run) != first) {

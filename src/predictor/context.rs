@@ -34,7 +34,7 @@ struct Course<'a> {
     conditions: [u32; 3],
     /// `[G]`, if the model's start is shifted.
     shift: Option<Vec<f32>>,
-    /// Of the population's names and the seed.
+    /// Keyed by the population's names and the seed.
     rng: Rng,
     /// Sets made so far.
     sets: u64,
@@ -84,8 +84,8 @@ impl<'a> Context<'a> {
     /// cell that they were made from; no more are made after its first error. Memory holds one pass of each model, however many
     /// cells are wanted. NaN weights give NaN cells. Returns what each model makes of the mean.
     ///
-    /// Models see control cells in sets of their own size: if that does not divide the passes of the others, a model's cells are not
-    /// quite those that it would make alone.
+    /// Each model sees the control cells in sets of its own size. Where these sizes do not fit together, a pass may end inside one
+    /// model's set, and that model's cells then differ slightly from those that it predicts alone.
     ///
     /// # Errors
     /// Ids that the model does not know; what `take` answers; the GPU failed.
@@ -175,12 +175,12 @@ impl Calibrated<'_> {
 }
 
 impl Course<'_> {
-    /// What the model makes of the first `wanted` control cells of `chunk`, on the log1p scale, `[cells, G]`: whole sets of them, so
-    /// more than wanted if these are not.
+    /// What the model makes of the first `wanted` control cells of `chunk`, on the log1p scale, `[cells, G]`: in whole sets, so
+    /// more cells than `wanted` if that does not fill its last set.
     fn cells(&mut self, chunk: &[usize], wanted: usize) -> Vec<f32> {
         let Calibrated { predictor, offset } = self.model;
         let (model, g, factor) = (predictor.model, predictor.genes(), predictor.data.factor);
-        // All counts of a cell in one gene: more no measured cell can have.
+        // The value if all counts of a cell fell on one gene: no measured cell exceeds it.
         let most = predictor.data.target.map_or(f32::INFINITY, |target| target.ln_1p() as f32);
         let mut made: Vec<f32> = Vec::new();
         for chunk in chunk[..wanted.next_multiple_of(self.model.set())].chunks(self.model.pass()) {

@@ -42,9 +42,9 @@ impl ControlCells {
     }
 
     /// Takes cells from memory: `x` `[cells, genes]` holds counts or natural log1p values, `genes` names its columns, `totals`
-    /// holds each cell's counts over all measured genes, if their sum in `x` is not that. `told` is what is known of the values:
-    /// [`Told::of`] a file, or else by default nothing. Then the values tell what they are, as in `preprocess`, which log values
-    /// of only some genes cannot.
+    /// holds each cell's counts over all measured genes, if their sum in `x` is not that. `told` is what is known about the values:
+    /// [`Told::of`] for a file, the default for nothing. With the default, their scale is inferred from the values, as in
+    /// `preprocess`; log values of only some genes cannot be recognised that way.
     ///
     /// # Errors
     /// Sizes that disagree; values that are neither counts nor log values; another total than the run's; too many of its genes
@@ -169,7 +169,7 @@ impl<'a> Reading<'a> {
                 manifest.genes[0]
             ));
         }
-        // The genes and the factor become the run's here; the total must be it already.
+        // Genes and factor are brought to the run's here; the total must be the run's already.
         let own = manifest.meaning();
         match own.differs(&own.on(found.scale, found.target)) {
             Some(what) => Err(what),
@@ -182,8 +182,8 @@ impl<'a> Reading<'a> {
         self.places.iter().filter(|place| place.is_none()).count()
     }
 
-    /// What to say of counts of only part of the genes over whose sum the run's cells were scaled: by their own sums they are
-    /// scaled up too much. An error if there are less than half of the genes.
+    /// A note if the counts cover fewer genes than the run's totals were summed over: scaled by their own sums, such cells come out
+    /// too large. An error if they cover less than half as many.
     pub fn part_of_genes(&self, here: usize) -> std::result::Result<Option<String>, String> {
         let there = self.manifest.source_genes.unwrap_or(0);
         if self.found.scale != Scale::Counts || here >= there {

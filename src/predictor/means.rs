@@ -14,7 +14,7 @@ pub struct Means {
 }
 
 impl Means {
-    /// Of the predicted cells, `[G]`.
+    /// Mean of the predicted cells, `[G]`.
     pub fn mean(&self) -> Vec<f64> {
         let models = self.each.len() as f64;
         (0..self.controls.len())
@@ -35,8 +35,8 @@ impl Means {
         Some(self.mean().into_iter().enumerate().map(spread).collect())
     }
 
-    /// Pearson's r of two models' effects, averaged over all pairs of models; `None` of one model, NaN if one predicts the same effect
-    /// for every gene.
+    /// Pearson's r of two models' effects, averaged over all pairs of models; `None` of one model, NaN if one predicts the same
+    /// effect for every gene.
     pub fn agreement(&self) -> Option<f64> {
         let effects: Vec<Vec<f64>> = self.each.iter().map(|mean| self.beyond_controls(mean)).collect();
         let pairs = (0..effects.len()).flat_map(|i| (0..i).map(move |j| (i, j)));

@@ -1,16 +1,15 @@
 //! What this machine can do at most: copy memory, and multiply matrices.
 
-use std::time::Instant;
-
 use rayon::prelude::*;
 use serde::Serialize;
 
-use crate::gpu::Gpu;
+use crate::gpu::{Gpu, Took};
 use crate::ops::matmul;
 use crate::rng::Rng;
 use crate::tensor::Tensor;
 
-/// The best of a few tries.
+/// What a device can keep up, by its own clock: the median of 20 runs behind each other; a CPU's fastest of 5, which other work
+/// disturbs least.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct Ceilings {
     /// Bytes read and written per second, in GB, by a copy far larger than the caches.
@@ -19,6 +18,7 @@ pub struct Ceilings {
     pub matmul_tflop_per_s: f64,
 }
 
+const RUNS: usize = 20;
 const TRIES: usize = 5;
 /// Numbers that a thread copies in a row.
 const PIECE: usize = 1 << 18;
@@ -39,27 +39,25 @@ impl Ceilings {
     }
 }
 
-/// Seconds of the fastest try; the first warms up.
-fn best(gpu: Option<&Gpu>, mut work: impl FnMut()) -> f64 {
-    let mut timed = || {
-        gpu.inspect(|gpu| gpu.wait());
-        let began = Instant::now();
-        work();
-        gpu.inspect(|gpu| gpu.wait());
-        began.elapsed().as_secs_f64()
-    };
-    timed();
-    (0..TRIES).map(|_| timed()).fold(f64::INFINITY, f64::min)
+/// Seconds of one run; one more comes first and warms up.
+fn seconds(gpu: Option<&Gpu>, mut work: impl FnMut()) -> f64 {
+    work();
+    let runs = if gpu.is_some() { RUNS } else { TRIES };
+    // All are queued before the first is read: what the host does between two does not count.
+    let took: Vec<Took> = (0..runs).map(|_| Took::of(gpu, &mut work)).collect();
+    let mut seconds: Vec<f64> = took.into_iter().map(Took::seconds).collect();
+    seconds.sort_by(f64::total_cmp);
+    if gpu.is_some() { seconds[runs / 2] } else { seconds[0] }
 }
 
 fn copy(gpu: Option<&Gpu>, numbers: usize) -> f64 {
     if let Some(gpu) = gpu {
         let [to, from] = ["a copy", "what is copied"].map(|what| gpu.buffer(what, 4 * numbers));
-        return best(Some(gpu), || to.copy_from(0, &from, 0, 4 * numbers));
+        return seconds(Some(gpu), || to.copy_from(0, &from, 0, 4 * numbers));
     }
     let from: Vec<f32> = (0..numbers).map(|i| i as f32).collect();
     let mut to = vec![0.0; numbers];
-    best(None, || {
+    seconds(None, || {
         to.par_chunks_mut(PIECE).zip(from.par_chunks(PIECE)).for_each(|(to, from)| to.copy_from_slice(from));
     })
 }
@@ -71,5 +69,5 @@ fn multiply(gpu: Option<&Gpu>, edge: usize) -> f64 {
     let numbers = drawn.iter().copied().cycle().take(edge * edge).collect();
     let x = Tensor::new(&[edge, edge], numbers);
     let x = gpu.map_or(x.clone(), |gpu| x.to_gpu(gpu, "a matrix", gpu.real()));
-    best(gpu, || drop(matmul::forward(None, &x, &x, None)))
+    seconds(gpu, || drop(matmul::forward(None, &x, &x, None)))
 }

@@ -90,7 +90,7 @@ impl MadeUp {
         // The vocabularies for which the presets' sizes are stated.
         let vocabulary = Vocabulary { cell_types: 50, perturbations: 1200, batches: 14, features: None };
         let sets = if trains { sizes.sets } else { 0 };
-        check_memory(&config, &vocabulary, sizes.genes, sets, gpu.is_some())?;
+        check_memory(&config, &vocabulary, sizes.genes, [1, sets], gpu.is_some())?;
         let learner = Learner::new(&config, &vocabulary, statistics, gpu)?;
         Ok(MadeUp { learner, examples: examples(sizes, gpu) })
     }

@@ -2,7 +2,7 @@
 
 use half::bf16;
 
-use crate::gpu::{Gpu, Real, Way};
+use crate::gpu::{Gpu, Real, Route};
 use crate::rng::Rng;
 use crate::tape::{Tape, Var};
 use crate::tensor::Tensor;
@@ -139,19 +139,19 @@ impl Case {
         Run { y: value, dy, gradients }
     }
 
-    /// Compares the device's value and gradients with the reference, in each way that the device has to them.
+    /// Compares the device's value and gradients with the reference, in each route that the device has to them.
     ///
     /// f32: 1e-5, for sums over rows 1e-4. bf16: twice the error that the reference itself has when its inputs and outputs are
     /// rounded to bf16, a bound that reflects how well conditioned the row is.
-    pub fn judge(&self, gpu: &Gpu) -> Vec<(Way, Vec<Verdict>)> {
+    pub fn judge(&self, gpu: &Gpu) -> Vec<(Route, Vec<Verdict>)> {
         self.judge_each(std::slice::from_ref(gpu)).remove(0)
     }
 
     /// The same on several devices of one storage, with the truth computed once.
-    pub fn judge_each(&self, gpus: &[Gpu]) -> Vec<Vec<(Way, Vec<Verdict>)>> {
+    pub fn judge_each(&self, gpus: &[Gpu]) -> Vec<Vec<(Route, Vec<Verdict>)>> {
         let inputs = self.inputs();
-        let run = |gpu: &Gpu| gpu.each_way(|| self.run(&inputs, Some(gpu)));
-        let runs: Vec<Vec<(Way, Run)>> = gpus.iter().map(run).collect();
+        let run = |gpu: &Gpu| gpu.each_route(|| self.run(&inputs, Some(gpu)));
+        let runs: Vec<Vec<(Route, Run)>> = gpus.iter().map(run).collect();
         let first = &runs[0][0].1;
         let truth = self.truth(&inputs, &first.dy);
         let rounded = (gpus[0].real() == Real::Bf16).then(|| {
@@ -160,7 +160,7 @@ impl Case {
             let dy = if first.y.real() == Real::Bf16 { round(&first.dy) } else { first.dy.clone() };
             self.truth(&inputs, &dy)
         });
-        let of = |(way, run): &(Way, Run)| (*way, verdicts(run, &truth, rounded.as_ref()));
+        let of = |(route, run): &(Route, Run)| (*route, verdicts(run, &truth, rounded.as_ref()));
         runs.iter().map(|ways| ways.iter().map(of).collect()).collect()
     }
 

@@ -3,7 +3,7 @@
 use super::sums::{add, add_window, stored};
 use super::var::TapeId;
 use super::{Back, Grads, Node, Reader, Remake, Tape, Var, WayBack, fresh};
-use crate::laps::Way;
+use crate::laps::Pass;
 use crate::tensor::Tensor;
 
 /// What [`Tape::backward`] found.
@@ -32,16 +32,16 @@ impl Tape {
     ///
     /// [`Sink`]: super::Sink
     pub(crate) fn backward_telling(self, loss: Var, finished: &mut dyn FnMut(Var)) -> Gradients {
-        let mut walk = Walk::from(self, loss, finished);
-        while let Some(node) = walk.tape.nodes.pop() {
-            walk.pass(node);
+        let mut sweep = Sweep::from(self, loss, finished);
+        while let Some(node) = sweep.tape.nodes.pop() {
+            sweep.pass(node);
         }
-        Gradients { tape: walk.tape.id, found: walk.grads }
+        Gradients { tape: sweep.tape.id, found: sweep.grads }
     }
 }
 
-/// A walk back over a tape; nodes are taken off its end.
-struct Walk<'a> {
+/// A sweep back over a tape; nodes are taken off its end.
+struct Sweep<'a> {
     tape: Tape,
     /// The gradient found for each node so far.
     grads: Vec<Option<Tensor>>,
@@ -51,7 +51,7 @@ struct Walk<'a> {
 }
 
 /// A backward, or a part of one, that returns gradients.
-struct Part<'a> {
+struct Ran<'a> {
     op: &'static str,
     /// Shape of the op's value.
     shape: &'a [usize],
@@ -66,8 +66,8 @@ impl WayBack {
     }
 }
 
-impl<'a> Walk<'a> {
-    fn from(tape: Tape, loss: Var, finished: &'a mut dyn FnMut(Var)) -> Walk<'a> {
+impl<'a> Sweep<'a> {
+    fn from(tape: Tape, loss: Var, finished: &'a mut dyn FnMut(Var)) -> Sweep<'a> {
         let value = tape.value(loss);
         assert_eq!(value.len(), 1, "backward: the loss has shape {:?}", value.shape());
         let one = Tensor::scalar(1.0).reshape(value.shape());
@@ -80,7 +80,7 @@ impl<'a> Walk<'a> {
         for node in &tape.nodes {
             node.inputs.iter().for_each(|input| answers[input.at] += node.way_back.answers());
         }
-        Walk { tape, grads, answers, finished }
+        Sweep { tape, grads, answers, finished }
     }
 
     /// Turns what was found for `node`, until now the last on the tape, into gradients of its inputs.
@@ -95,7 +95,7 @@ impl<'a> Walk<'a> {
         let alike =
             dy.shape() == shape && real.is_none_or(|real| dy.real() == real) && dy.is_on(gpu.as_ref());
         assert!(alike, "backward of {}: {dy:?} for {shape:?} {real:?} on {gpu:?}", op.name);
-        let part = Part { op: op.name, shape: &shape, flops: op.flops.backward, inputs: &inputs, dy: &dy };
+        let part = Ran { op: op.name, shape: &shape, flops: op.flops.backward, inputs: &inputs, dy: &dy };
         match way_back {
             WayBack::Ends => self.grads[self.tape.nodes.len()] = Some(dy),
             WayBack::Window(at) => self.window(part, at),
@@ -119,7 +119,7 @@ impl<'a> Walk<'a> {
     }
 
     /// Adds the gradient of a window in place.
-    fn window(&mut self, Part { shape, inputs, dy, .. }: Part, at: usize) {
+    fn window(&mut self, Ran { shape, inputs, dy, .. }: Ran, at: usize) {
         let moved = match self.tape.sink(inputs[0]) {
             Some(sink) => sink.window(at, shape).add(dy),
             None => {
@@ -133,14 +133,17 @@ impl<'a> Walk<'a> {
     }
 
     /// Runs the backward of a value that can be remade; returns that value if `again`.
-    fn remake(&mut self, part: Part, backward: Remake, again: bool) -> Option<Tensor> {
+    fn remake(&mut self, part: Ran, backward: Remake, again: bool) -> Option<Tensor> {
         let (inputs, first) = (part.inputs, part.inputs[0].at);
-        let so_far = self.grads[first].take();
+        // An op can only add to a sum stored as its own gradients are; that of a weight without a sink may be stored otherwise.
+        let so_far = self.grads[first].take_if(|sum| sum.real() == part.dy.real());
         let before = so_far.as_ref().map_or(0, Tensor::bytes);
         let mut back = Back { dy: part.dy, again, so_far };
         let (dx, value) = backward(&mut back);
         let taken = if back.so_far.is_none() { before } else { 0 };
-        self.grads[first] = back.so_far;
+        if let Some(left) = back.so_far {
+            self.grads[first] = Some(left);
+        }
         self.answer(part, self.bytes(inputs) + taken + value.as_ref().map_or(0, Tensor::bytes), dx);
         value
     }
@@ -160,7 +163,7 @@ impl<'a> Walk<'a> {
     fn read(&mut self, reader: Reader, x: &Tensor) {
         let Reader { inputs, dy, reading, op, shape } = reader;
         let dx = reading(&dy, x);
-        let part = Part { op: op.name, shape: &shape, flops: op.flops.reading, inputs: &inputs, dy: &dy };
+        let part = Ran { op: op.name, shape: &shape, flops: op.flops.reading, inputs: &inputs, dy: &dy };
         self.answer(part, x.bytes(), dx);
     }
 
@@ -170,14 +173,14 @@ impl<'a> Walk<'a> {
 
     /// Logs and passes on what was found, one entry per input. `moved`: bytes of the inputs that were read, and of what was made
     /// besides the gradients.
-    fn answer(&mut self, part: Part, moved: u64, dx: Grads) {
-        let Part { op, shape, flops, inputs, dy } = part;
+    fn answer(&mut self, part: Ran, moved: u64, dx: Grads) {
+        let Ran { op, shape, flops, inputs, dy } = part;
         let tape = &self.tape;
         let placed: u64 = inputs.iter().filter_map(|&x| tape.sink(x)).map(|sink| sink.take_moved()).sum();
         if flops > 0 || placed > 0 || dx.iter().any(Option::is_some) {
             let given: Vec<&Tensor> = tape.values(inputs).chain([dy]).collect();
             let written = placed + fresh(&dx.iter().flatten().collect::<Vec<_>>(), &given);
-            tape.lap(op, shape, Way::Backward, flops, [moved + dy.bytes(), written]);
+            tape.lap(op, shape, Pass::Backward, flops, [moved + dy.bytes(), written]);
         }
         let moved = self.spread(inputs, dx);
         self.summed(moved);
@@ -200,7 +203,7 @@ impl<'a> Walk<'a> {
     /// Notes that sums of gradients have moved that many bytes.
     fn summed(&self, bytes: u64) {
         if let Some(laps) = self.tape.laps.as_ref().filter(|_| bytes > 0) {
-            laps.lap("gradient sums", &[], Way::Backward, (bytes, 0));
+            laps.lap("gradient sums", &[], Pass::Backward, (bytes, 0));
         }
     }
 

@@ -40,7 +40,7 @@ impl Sink {
 
     /// The numbers, for an op that can write but not add: `None` once something was written there, and for a window of a larger
     /// place.
-    pub fn free(&self) -> Option<Tensor> {
+    pub fn open_unwritten(&self) -> Option<Tensor> {
         (self.is_whole() && !self.written.get()).then(|| self.open().0)
     }
 
@@ -87,8 +87,8 @@ impl Sink {
     }
 }
 
-/// A gradient stored as `real`; itself if it already is. That of a weight arrives rounded if an op made it like that of an
-/// activation, and that of an activation as f32 if an op summed it over sets.
+/// A gradient stored as `real`; itself if it already is. A weight's gradient arrives rounded if an op stored it like an
+/// activation's; an activation's arrives as f32 if an op summed it over sets.
 pub fn stored(x: &Tensor, real: Real) -> Tensor {
     if x.real() == real {
         return x.clone();
@@ -139,7 +139,8 @@ pub fn add_window(whole: Option<Tensor>, shape: &[usize], at: usize, part: &Tens
     Tensor::new(shape, numbers)
 }
 
-/// The same on a device, where both have one storage: gradients of weights f32, others the device's own.
+/// The same on a device. A weight without a sink may get f32 from one op and the device's own storage from another: such a sum is
+/// f32.
 fn add_window_on(gpu: &Gpu, whole: Option<Tensor>, shape: &[usize], at: usize, part: &Tensor) -> Tensor {
     let fresh = || Tensor::on(gpu, "a sum of gradients", shape, part.real());
     let Some(whole) = whole else {
@@ -148,7 +149,10 @@ fn add_window_on(gpu: &Gpu, whole: Option<Tensor>, shape: &[usize], at: usize, p
         sum.copy_from(at, part);
         return sum;
     };
-    assert!(whole.real() == part.real(), "backward: gradients of {:?} and {:?}", whole.real(), part.real());
+    if whole.real() != part.real() {
+        let [whole, part] = [&whole, part].map(|x| stored(x, Real::F32));
+        return add_window_on(gpu, Some(whole), shape, at, &part);
+    }
     let alone = whole.is_alone();
     let sum = if alone { whole.clone() } else { fresh() };
     if !alone && part.len() < whole.len() {

@@ -6,7 +6,7 @@ use crate::gpu::{Gpu, Real};
 /// A tensor that an op is given, and the shape that it must have there.
 pub type Shaped<'a, 's> = (&'a Tensor, &'s [usize]);
 
-/// The device that an op runs on; `None` for the host. There `reals` are stored as activations are, `singles` as f32.
+/// The device that an op runs on; `None` for the host. On a device `reals` are stored as activations are, `singles` as f32.
 ///
 /// # Panics
 /// With the op and what does not fit, unless every tensor has its shape and its storage, and all are on one device or all on the

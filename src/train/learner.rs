@@ -6,7 +6,7 @@ use crate::collective::Ranks;
 use crate::config::{Config, EncoderKind, LossConfig};
 use crate::error::Result;
 use crate::gpu::{Gpu, guard};
-use crate::laps::{Laps, Way};
+use crate::laps::{Laps, Pass};
 use crate::memory;
 use crate::model::condition::Vocabulary;
 use crate::model::losses::{Draws, Examples, Losses};
@@ -57,18 +57,21 @@ pub struct Computed {
 }
 
 /// Refuses a model that this machine's memory cannot hold: its weights with gradients, averages and moments, and a checkpoint's
-/// copy of them, or what a step keeps for its backward pass. On a GPU the host holds only the checkpoint's copy and the first
-/// weights; what a step takes on the device is reported when it is laid out.
+/// copy of them, or what a step keeps for its backward pass. `ranks` of this process train on `sets` sets together. On GPUs the
+/// host holds only the checkpoint's copy and each rank's first weights; what a step takes on a device is reported when it is laid
+/// out.
 pub(crate) fn check_memory(
     config: &Config,
     sizes: &Vocabulary,
     genes: usize,
-    sets: usize,
+    [ranks, sets]: [usize; 2],
     on_gpu: bool,
 ) -> Result<()> {
     let zeros = vec![0.0; genes];
     let (_, table) = Model::new(config, sizes, Statistics { mean: zeros.clone(), std: zeros });
-    let weights = (table.len() as u64).saturating_mul(4 * if on_gpu { 6 } else { 9 });
+    // A checkpoint's copy is that of weights, average and two moments; a CPU's rank holds gradients, too.
+    let copies = 4 + ranks as u64 * if on_gpu { 1 } else { 5 };
+    let weights = (table.len() as u64).saturating_mul(4 * copies);
     memory::check("encoder.width, flow.width or --preset", "the model's weights and moments", weights)?;
     if on_gpu {
         return Ok(());
@@ -84,12 +87,14 @@ pub(crate) fn check_memory(
     )
 }
 
-/// Numbers that MMD keeps of each cell of a set for each pair: of both sets' reconstructions, to themselves and to the true cells.
+/// Numbers that the MMDs keep per pair and per cell of its set: for both reconstructed sets, to themselves and to the true cells
+/// (4); the endpoint's MMD adds two.
 fn distances(loss: &LossConfig) -> u64 {
     4 + 2 * u64::from(loss.w_endpoint > 0.0)
 }
 
-/// Numbers that a CPU keeps per pair of cells from the forward to the backward pass. Smaller ones are left out: a step takes more.
+/// Numbers that a CPU keeps per pair of cells from the forward to the backward pass. Smaller tensors are left out, so a step takes
+/// more.
 fn kept(config: &Config, genes: u64) -> u64 {
     let (encoder, flow) = (&config.encoder, &config.flow);
     let [patch, e, f, d, ffn] =
@@ -102,8 +107,8 @@ fn kept(config: &Config, genes: u64) -> u64 {
     };
     let cell = 3 * genes + genes.div_ceil(patch) * encoder.layers as u64 * token;
     let pair = 2 * cell + flow.layers as u64 * (6 * d + 3 * ffn);
-    // What is not counted was measured to be a third more (tiny, 256 to 1,024 cells per set, where distances are a tenth of it at
-    // most); less than that is added, so that nothing that would fit is refused.
+    // Measured steps take a third more than this (tiny, 256 to 1,024 cells per set, where distances are at most a tenth of it).
+    // Only a quarter is added, so that nothing that would fit is refused.
     pair + pair / 4
 }
 
@@ -143,18 +148,20 @@ impl Learner {
             false => Share::whole(table.len()),
         };
         let (weights, resumed) = match weights {
-            InitialWeights::Drawn => (first_weights(config, &table), None),
-            InitialWeights::Given(weights) => (own(weights, table.len()), None),
+            InitialWeights::Drawn => (drawn_weights(config, &table), None),
+            InitialWeights::Given(weights) => (own(weights, table.len(), gpu), None),
             InitialWeights::Resumed(flats) => {
-                let Flats { weights, average, moment1, moment2 } = flats.map(|flat| own(flat, table.len()));
+                let Flats { weights, average, moment1, moment2 } =
+                    flats.map(|flat| own(flat, table.len(), gpu));
                 (weights, Some((average, [moment1, moment2])))
             }
         };
         let checksum = crc32fast::hash(bytemuck::cast_slice(weights.data()));
-        let mut params = Params::new(table, weights).with_gradients();
+        let mut params = Params::new(table, weights);
         if let Some(gpu) = gpu {
             (model, params) = (model.to_gpu(gpu), params.to_gpu(gpu));
         }
+        params = params.with_gradients();
         let optimizer = match &resumed {
             Some((average, moments)) => Optimizer::resume(&mut params, share, average, moments.each_ref()),
             None => Optimizer::new(&mut params, share),
@@ -188,7 +195,8 @@ impl Learner {
         }
     }
 
-    /// False if ops are timed, which is done one by one, or if the host sums, which must then read from the device.
+    /// False if ops are timed, which is done one by one, or if the host sums the ranks' gradients, which it must read from the
+    /// device.
     fn is_one_piece(&self, ranks: &Ranks) -> bool {
         self.laps.is_none() && ranks.queue_sums()
     }
@@ -231,7 +239,8 @@ impl Learner {
     ) -> Computed {
         match self.params.gpu() {
             Some(_) => self.compute(examples, k, which, &mut |_| {}),
-            // Inside the pool: an op that splits its work into blocks then wakes one core fewer, and need not wait for one to wake.
+            // Inside rayon's pool this thread itself works on the blocks of each op: one core fewer must wake, and no work waits
+            // until one has.
             None => rayon::scope(|_| self.compute(examples, k, which, &mut |_| {})),
         }
     }
@@ -264,7 +273,7 @@ impl Learner {
         self.params.collect(&vars, gradients);
         // On a device they are already in place.
         if let Some(laps) = self.laps.as_ref().filter(|_| self.params.gpu().is_none()) {
-            laps.lap("gradients gathered", &[], Way::Backward, (2 * self.params.grads().bytes(), 0));
+            laps.lap("gradients gathered", &[], Pass::Backward, (2 * self.params.grads().bytes(), 0));
         }
         found
     }
@@ -287,7 +296,7 @@ impl Learner {
         };
         if let Some(laps) = &self.laps {
             // The norm reads the gradients; the update reads them again, and reads and writes weights, moments and average.
-            laps.lap("adamw", &[], Way::Update, (40 * self.params.len() as u64, 0));
+            laps.lap("adamw", &[], Pass::Update, (40 * self.params.len() as u64, 0));
         }
         let share = self.optimizer.share();
         // After a failure too: gathers that have begun still write into the weights.
@@ -299,7 +308,7 @@ impl Learner {
     }
 }
 
-/// The sizes that alike steps have in common.
+/// The sizes by which steps count as being of one shape.
 fn shape(examples: &Examples) -> Vec<usize> {
     let mut shape = examples.cells.shape().to_vec();
     shape.push(usize::from(examples.effect.is_some()));
@@ -307,13 +316,16 @@ fn shape(examples: &Examples) -> Vec<usize> {
 }
 
 /// Drawn weights, `[L]`.
-pub fn first_weights(config: &Config, table: &Table) -> Tensor {
+pub fn drawn_weights(config: &Config, table: &Table) -> Tensor {
     table.draw(Rng::new(config.train.seed).at(stream::WEIGHTS))
 }
 
-/// This rank's own copy of numbers that all ranks start from. If the optimizer is shared, some extra zeros follow the last
-/// parameter.
-fn own(flat: Tensor, len: usize) -> Tensor {
+/// This rank's own copy of numbers that all ranks start from; on a GPU the copy there is enough. If the optimizer is shared, some
+/// extra zeros follow the last parameter.
+fn own(flat: Tensor, len: usize, gpu: Option<&Gpu>) -> Tensor {
+    if gpu.is_some() && flat.len() == len {
+        return flat;
+    }
     let mut numbers = flat.into_vec();
     numbers.resize(len, 0.0);
     Tensor::new(&[len], numbers)
@@ -330,7 +342,7 @@ mod tests {
             let mut config = Config::new("tiny", "default").expect("a preset");
             (config.data.cells, config.encoder.kind) = (cells, EncoderKind::Mlp);
             (config.flow.width, config.flow.ffn) = (8, 8);
-            check_memory(&config, &sizes, 20, 1, false)
+            check_memory(&config, &sizes, 20, [1, 1], false)
         };
         assert!(check(32).is_ok());
         // Distances alone: 17.6 TB, all else about 1 GB.

@@ -13,9 +13,9 @@ use crate::progress::{Event, Progress};
 use crate::run_folder::RunFolder;
 
 /// The log; open only on the rank that writes.
-pub struct Metrics(Option<Log>);
+pub struct Metrics(Option<Files>);
 
-struct Log {
+struct Files {
     path: PathBuf,
     file: File,
     events: Events,
@@ -23,12 +23,12 @@ struct Log {
 }
 
 impl Metrics {
-    /// Opens the log of a run that has done `step` steps, dropping the lines of steps that will be repeated. `progress` is told every
-    /// line.
+    /// Opens the log of a run that has done `step` steps, dropping the lines of steps that will be repeated. `progress` is told
+    /// every line.
     pub fn open(run: &RunFolder, step: u64, progress: Progress) -> Result<Metrics> {
         let path = run.metrics();
         if path.exists() {
-            // What is no JSON is dropped below, text or not.
+            // Lines that are not JSON are dropped below, UTF-8 or not.
             let text = String::from_utf8_lossy(&std::fs::read(&path).at(&path)?).into_owned();
             let done = |line: &&str| {
                 let parsed: Option<Value> = serde_json::from_str(line).ok();
@@ -38,7 +38,7 @@ impl Metrics {
             crate::aside::whole(&path, kept)?;
         }
         let file = OpenOptions::new().create(true).append(true).open(&path).at(&path)?;
-        Ok(Metrics(Some(Log { path, file, events: Events::create(run.path(), step)?, progress })))
+        Ok(Metrics(Some(Files { path, file, events: Events::create(run.path(), step)?, progress })))
     }
 
     /// A log that writes nothing.
@@ -79,7 +79,7 @@ impl Metrics {
     }
 
     fn write(&mut self, value: &Value) -> Result<()> {
-        let Some(Log { path, file, events, progress }) = &mut self.0 else { return Ok(()) };
+        let Some(Files { path, file, events, progress }) = &mut self.0 else { return Ok(()) };
         writeln!(file, "{value}").and_then(|()| file.flush()).at(path)?;
         let fields = value.as_object().expect("a line is an object");
         let scalars: Vec<(String, f64)> = fields

@@ -7,11 +7,11 @@ use std::sync::Arc;
 use super::learner::{InitialWeights, Learner};
 use super::line::Line;
 use super::metrics::Metrics;
-use super::start::{Start, renew_config};
+use super::prepared::{Prepared, renew_config};
 use super::validate::{self, Measured};
 use super::writer::Writer;
 use crate::aside;
-use crate::checkpoint::{Best, Frame, Header, vocabulary};
+use crate::checkpoint::{Best, Header, RunState, vocabulary};
 use crate::collective::Ranks;
 use crate::config::Config;
 use crate::data::shard::Data;
@@ -28,7 +28,7 @@ use crate::tensor::Tensor;
 pub struct Run {
     pub learner: Learner,
     /// What a checkpoint says of it besides weights and moments; its header counts the steps done.
-    pub frame: Frame,
+    pub state: RunState,
     pub split: Arc<Split>,
     pub data: Arc<Data>,
     /// Whether this rank is the one that writes files.
@@ -48,22 +48,22 @@ pub struct Run {
 
 impl Run {
     /// The run as it starts, on the host or on a GPU.
-    pub fn new(start: Start, gpu: Option<&Gpu>, ranks: &Ranks) -> Result<Run> {
-        let resumed = matches!(start.weights, InitialWeights::Resumed(_));
+    pub fn new(prepared: Prepared, gpu: Option<&Gpu>, ranks: &Ranks) -> Result<Run> {
+        let resumed = matches!(prepared.weights, InitialWeights::Resumed(_));
         if let Some(gpu) = gpu.filter(|_| resumed) {
-            adopt_choices(&start, ranks.rank(), gpu)?;
+            adopt_choices(&prepared, ranks.rank(), gpu)?;
         }
-        let Start { frame, weights, changed, data, split, folder, claim, progress } = start;
-        let config = &frame.header.config;
-        let sizes = vocabulary(data.manifest(), frame.features.as_deref());
-        let learner = Learner::of_ranks(config, &sizes, frame.statistics.clone(), gpu, ranks, weights);
+        let Prepared { state, weights, changed, data, split, folder, claim, progress } = prepared;
+        let config = &state.header.config;
+        let sizes = vocabulary(data.manifest(), state.features.as_deref());
+        let learner = Learner::of_ranks(config, &sizes, state.statistics.clone(), gpu, ranks, weights);
         // Only gradients are exchanged: ranks that began with different weights would stay different.
         ranks.agree(&[("first weights", learner.checksum.into())])?;
         Ok(Run {
             learner,
-            saved: (resumed && !changed).then_some(frame.header.step),
+            saved: (resumed && !changed).then_some(state.header.step),
             changed,
-            frame,
+            state,
             split,
             data,
             writes: ranks.is_first(),
@@ -77,12 +77,12 @@ impl Run {
 
     /// The run's settings.
     pub fn config(&self) -> &Config {
-        &self.frame.header.config
+        &self.state.header.config
     }
 
     /// Steps done.
     pub fn step(&self) -> u64 {
-        self.frame.header.step
+        self.state.header.step
     }
 
     /// Why training cannot go on: the step, the batch and the last good checkpoint.
@@ -127,14 +127,14 @@ impl Run {
         let scored = |average| {
             let measured = self.measured.get_or_init(|| Measured::of(&self.data, &self.split));
             let score =
-                || validate::pdcorr(&self.learner, &self.frame.effects, &self.data, measured, average);
+                || validate::pdcorr(&self.learner, &self.state.effects, &self.data, measured, average);
             match self.learner.params.gpu() {
                 Some(gpu) => gpu.in_block(score),
                 None => score(),
             }
         };
         let scores = average.map(scored).transpose();
-        // Who is gone says more than what a device makes of it.
+        // That a rank is gone says more than the device's error that follows from it.
         ranks.check_sums()?;
         let (step, scores) = (self.step(), scores?.unwrap_or_default());
         let defined: Vec<f64> = scores.iter().copied().filter(|score| !score.is_nan()).collect();
@@ -146,7 +146,7 @@ impl Run {
             self.progress
                 .note(format_args!("step {step}: PDCorr is undefined for all {pairs} predicted changes"));
         }
-        let Header { step, best, .. } = &mut self.frame.header;
+        let Header { step, best, .. } = &mut self.state.header;
         let better = |score: &f64| score.is_finite() && best.is_none_or(|best| *score > best.pdcorr);
         let found = score.filter(better).map(|pdcorr| Best { pdcorr, step: *step });
         *best = found.or(*best);
@@ -168,7 +168,7 @@ impl Run {
     /// all are kept. All ranks call it.
     pub fn save(&mut self, last: bool, best: bool, ranks: &Ranks) -> Result<()> {
         let step = self.step();
-        // A run is resumed from its last: the first best is one too.
+        // Runs are resumed from `last`, so a best checkpoint that comes before any other is written as `last` too.
         let is_last = last || self.saved.is_none();
         self.saved = self.saved.max(is_last.then_some(step));
         self.writer.finish()?;
@@ -198,7 +198,7 @@ impl Run {
         let step = format!("step-{step}");
         let names = [(all, step.as_str()), (best, "best"), (is_last, "last")];
         let names = names.iter().filter(|name| name.0).map(|name| name.1.to_string()).collect();
-        self.writer.begin(self.frame.clone(), self.learner.params.entries().to_vec(), names);
+        self.writer.begin(self.state.clone(), self.learner.params.entries().to_vec(), names);
         Ok(())
     }
 
@@ -238,15 +238,15 @@ impl Run {
 }
 
 /// Reads those choices for a resumed run, and says so if they are of no use.
-fn adopt_choices(start: &Start, rank: usize, gpu: &Gpu) -> Result<()> {
-    let path = start.folder.choices(rank);
+fn adopt_choices(prepared: &Prepared, rank: usize, gpu: &Gpu) -> Result<()> {
+    let path = prepared.folder.choices(rank);
     if !path.exists() {
         return Ok(());
     }
     let text = fs::read_to_string(&path).at(&path)?;
     let choices: Choices = serde_json::from_str(&text).map_err(|e| Error::format(&path, e.to_string()))?;
     if !gpu.adopt(&choices) {
-        start.progress.note(format_args!(
+        prepared.progress.note(format_args!(
             "{} comes from another GPU, cuBLASLt or version of this program, so sums may be rounded differently from here on",
             path.display()
         ));

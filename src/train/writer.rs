@@ -8,7 +8,7 @@ use std::thread::JoinHandle;
 
 use super::sent::Sent;
 use crate::aside;
-use crate::checkpoint::Frame;
+use crate::checkpoint::RunState;
 use crate::error::{At, Result};
 use crate::folder::name_of;
 use crate::gpu::{Gpu, guard};
@@ -39,10 +39,10 @@ impl Writer {
     }
 
     /// Begins to write what was sent to `room` to FOLDER/NAME.safetensors, the same file for each name. `table` names the numbers.
-    pub fn begin(&mut self, frame: Frame, table: Vec<Entry>, names: Vec<String>) {
+    pub fn begin(&mut self, state: RunState, table: Vec<Entry>, names: Vec<String>) {
         let (folder, mut numbers) = (self.folder.clone(), mem::take(&mut self.numbers));
         self.writing = Some(std::thread::spawn(move || {
-            let written = guard(|| write(&folder, &frame, &table, numbers.numbers(), &names));
+            let written = guard(|| write(&folder, &state, &table, numbers.numbers(), &names));
             (numbers, written)
         }));
     }
@@ -79,12 +79,12 @@ impl Drop for Writer {
     }
 }
 
-fn write(folder: &Path, frame: &Frame, table: &[Entry], numbers: &[f32], names: &[String]) -> Result<()> {
+fn write(folder: &Path, state: &RunState, table: &[Entry], numbers: &[f32], names: &[String]) -> Result<()> {
     let mut paths = names.iter().map(|name| folder.join(format!("{name}.safetensors")));
     let Some(first) = paths.next() else { return Ok(()) };
     let len = numbers.len() / 4;
     let flats = Flats::of(std::array::from_fn(|i| &numbers[i * len..(i + 1) * len]));
-    frame.save(&first, table, flats)?;
+    state.save(&first, table, flats)?;
     paths.try_for_each(|path| link(&first, &path))
 }
 

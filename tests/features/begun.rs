@@ -26,7 +26,7 @@ fn a_tuned_run_sees_features_as_the_first_did() {
     std::fs::write(world.at("all.toml"), text.split("[fewshot").next().expect("a start")).expect("written");
     settings.split = world.at("all.toml");
     let features =
-        |run: &Path| Checkpoint::load(&last(run)).expect("a checkpoint").frame.features.expect("features");
+        |run: &Path| Checkpoint::load(&last(run)).expect("a checkpoint").state.features.expect("features");
     train(&settings, &Progress::silent()).expect("a run");
     let (first, fresh) = (features(&world.at("run")), features(&world.at("tuned")));
     assert!(first.values == fresh.values && first.mean != fresh.mean);

@@ -80,11 +80,11 @@ fn scores_that_rise_from_key_to_key_are_weighed_as_on_the_host() {
     let [x, s] = [&qkv, &seed].map(|t| t.to_gpu(&gpu, "attention", Real::Bf16));
     for (on_host, seed, on_device) in [(&qkv, None, None), (&qkv, Some(&seed), Some(&s))] {
         let (told, lse) = attention::forward(on_host, seed, 1);
-        for (way, (y, found)) in gpu.each_way(|| attention::forward(&x, on_device, 1)) {
+        for (route, (y, found)) in gpu.each_route(|| attention::forward(&x, on_device, 1)) {
             let off = error(&wide(y.to_host().data()), &wide(told.data()));
-            assert!(off < 1.0 / 64.0, "{way}: {off:.1e}");
+            assert!(off < 1.0 / 64.0, "{route}: {off:.1e}");
             let off = error(&wide(found.to_host().data()), &wide(lse.data()));
-            assert!(off < 1e-3, "{way}: lse {off:.1e}");
+            assert!(off < 1e-3, "{route}: lse {off:.1e}");
         }
     }
 }

@@ -116,3 +116,23 @@ fn a_gradient_is_stored_as_its_value_and_a_weights_is_not_rounded() {
     let [dx, dw] = [x, w].map(|leaf| found.take(leaf).expect("a gradient").to_host().data()[0]);
     assert_eq!((dx, dw), (2.0, 1.001));
 }
+
+/// A weight that nobody gave a place for its gradient: one op makes it in f32, others in bf16, in either order.
+#[test]
+fn gradients_of_either_storage_add_up() {
+    let Some(folder) = super::emulated() else { return };
+    let gpu = crate::emulate::device(folder, Real::Bf16, 1);
+    for last in [false, true] {
+        let mut tape = Tape::new().on(Some(&gpu));
+        let table = tape.leaf(Tensor::new(&[2, 8], vec![1.0; 16]).to_gpu(&gpu, "table", Real::Bf16));
+        let whole = |tape: &mut Tape| tape.scale(table, 3.0);
+        let early = (!last).then(|| whole(&mut tape));
+        let rows = tape.embedding(table, &[0, 1]);
+        let all = early.unwrap_or_else(|| whole(&mut tape));
+        let dy = Tensor::new(&[2, 8], vec![1.0; 16]).to_gpu(&gpu, "dy", Real::Bf16);
+        let loss =
+            tape.record("loss", &[rows, all], Tensor::scalar(0.0), move |_| vec![Some(dy.clone()), Some(dy)]);
+        let sum = tape.backward(loss).take(table).expect("a gradient");
+        assert_eq!((sum.real(), sum.to_host().data()), (Real::F32, [4.0; 16].as_slice()));
+    }
+}

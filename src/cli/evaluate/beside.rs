@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::baseline::{Kind, Settings, Trained};
+use crate::baseline::{Baselines, Kind, Settings};
 use crate::config::Observe;
 use crate::data::controls::Usable;
 use crate::data::h5ad::H5ad;
@@ -15,7 +15,7 @@ use crate::evaluate::files::{Files, Sample};
 /// Every kind of baseline for a part of a split, as `trained` learned it from the training part, each made when it is asked for. What
 /// is wrong with the part is found before that; what a reader should know of it, or had to be replaced, is reported on stderr.
 pub fn baselines<'a>(
-    trained: Trained<'a>,
+    trained: Baselines<'a>,
     data: &'a Data,
     split: &'a Split,
     part: Part,

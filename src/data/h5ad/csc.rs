@@ -6,11 +6,12 @@
 
 use std::ops::Range;
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
 use super::cells::{Cells, slice};
 use super::sparse::{BLOCK_ENTRIES, Sparse, by_rows};
 use crate::error::Result;
+use crate::lock::lock;
 use crate::memory;
 
 /// Entries of the first window.
@@ -51,7 +52,7 @@ impl Csc {
 
     pub(super) fn rows(&self, path: &Path, range: Range<usize>) -> Result<Cells> {
         // Emptied before it is refilled: what a panicking thread leaves behind is consistent.
-        let mut window = self.window.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut window = lock(&self.window);
         let (held, cells) = match window.take() {
             Some((held, cells)) if held.start <= range.start && range.end <= held.end => (held, cells),
             before => {

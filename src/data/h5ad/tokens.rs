@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
 use rayon::prelude::*;
 
@@ -10,6 +10,7 @@ use super::Cells;
 use super::sparse::{BLOCK_ENTRIES, compressed};
 use crate::data::parquet::{Pairs, Parquet};
 use crate::error::{Error, Result};
+use crate::lock::lock;
 
 pub(super) const GENES: &str = "genes";
 pub(super) const COUNTS: &str = "expressions";
@@ -136,7 +137,7 @@ impl Tokens {
 
     /// A reader of a row group, positioned at a row or, as near as possible, before it.
     fn reader(&self, place: usize, row: usize) -> Result<Pairs> {
-        let mut readers = self.readers.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut readers = lock(&self.readers);
         let fitting =
             readers.iter().enumerate().filter(|(_, (of, pairs))| *of == place && pairs.row() <= row);
         let nearest = fitting.max_by_key(|(_, (_, pairs))| pairs.row()).map(|(i, _)| i);
@@ -151,7 +152,7 @@ impl Tokens {
     /// Keeps a reader for the following rows, if there are any; at most one per thread, each of which holds a page of each column.
     fn put_back(&self, place: usize, reader: Pairs) {
         if reader.row() < self.groups[place].rows {
-            let mut readers = self.readers.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut readers = lock(&self.readers);
             if readers.len() >= rayon::current_num_threads() {
                 readers.remove(0);
             }

@@ -8,13 +8,14 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 
 use bytemuck::{cast_slice, cast_slice_mut};
 use memmap2::MmapMut;
 
 use crate::data::h5ad::Cells;
 use crate::data::shard::low_bits;
+use crate::lock::lock;
 
 /// Bytes that may be kept.
 const ROOM: usize = 384 << 20;
@@ -74,7 +75,7 @@ impl Memo {
     }
 
     fn lock(&self) -> MutexGuard<'_, Kept> {
-        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.kept)
     }
 }
 

@@ -230,7 +230,7 @@ fn begin(dir: &Path, command: &str) -> Result<()> {
 fn command(settings: &Settings, cells: usize) -> Result<String> {
     let mut text = format!(
         "{}, shards of format {}, parts of format {VERSION}\n{cells} cells a part\n{settings:#?}\n",
-        aside::PROGRAM,
+        crate::PROGRAM,
         shard::VERSION
     );
     let lists = [

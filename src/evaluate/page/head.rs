@@ -98,6 +98,6 @@ pub fn footer(boards: &[Board]) -> String {
     format!(
         "<footer>{}, rules {rules}. Means leave out null (nothing to measure) and NaN (undefined); in \
          agg_results.csv any NaN makes the mean NaN.</footer>\n",
-        crate::aside::PROGRAM
+        crate::PROGRAM
     )
 }

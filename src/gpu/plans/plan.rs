@@ -9,7 +9,7 @@ use cudarc::driver::CudaStream;
 
 use super::Alignments;
 use crate::gpu::choices::Algorithm;
-use crate::gpu::driver::Outcome;
+use crate::gpu::driver::DriverResult;
 use crate::gpu::{Operand, Product, Real};
 
 /// Bytes of scratch for split sums; what NVIDIA advises for Hopper.
@@ -21,15 +21,15 @@ const TRIED: usize = 8;
 /// A product's descriptors, and the algorithm that was chosen.
 pub struct Plan {
     work: Work,
-    a: Layout,
-    b: Layout,
-    c: Layout,
-    d: Layout,
+    a: MatrixLayout,
+    b: MatrixLayout,
+    c: MatrixLayout,
+    d: MatrixLayout,
     pub algorithm: sys::cublasLtMatmulAlgo_t,
 }
 
 struct Work(sys::cublasLtMatmulDesc_t);
-struct Layout(sys::cublasLtMatrixLayout_t);
+struct MatrixLayout(sys::cublasLtMatrixLayout_t);
 struct Preference(sys::cublasLtMatmulPreference_t);
 
 // When a descriptor is released there is nobody to tell of a failure.
@@ -40,9 +40,9 @@ impl Drop for Work {
     }
 }
 
-impl Drop for Layout {
+impl Drop for MatrixLayout {
     fn drop(&mut self) {
-        // SAFETY: made by `Layout::new`, used by nobody else.
+        // SAFETY: made by `MatrixLayout::new`, used by nobody else.
         let _ = unsafe { result::destroy_matrix_layout(self.0) };
     }
 }
@@ -67,7 +67,7 @@ fn kind(real: Real) -> sys::cudaDataType {
 }
 
 impl Plan {
-    pub fn describe(p: &Product) -> Outcome<Plan> {
+    pub fn describe(p: &Product) -> DriverResult<Plan> {
         use sys::cublasLtMatmulDescAttributes_t as Attribute;
         let [rows, cols, depth] = p.size;
         let work = Work::new()?;
@@ -92,10 +92,10 @@ impl Plan {
         let (plus, batch) = (p.plus.unwrap_or(p.out), p.batch);
         Ok(Plan {
             work,
-            a: Layout::new(&p.b, [depth, cols], batch)?,
-            b: Layout::new(&p.a, [rows, depth], batch)?,
-            c: Layout::new(&plus, [rows, cols], batch)?,
-            d: Layout::new(&p.out, [rows, cols], batch)?,
+            a: MatrixLayout::new(&p.b, [depth, cols], batch)?,
+            b: MatrixLayout::new(&p.a, [rows, depth], batch)?,
+            c: MatrixLayout::new(&plus, [rows, cols], batch)?,
+            d: MatrixLayout::new(&p.out, [rows, cols], batch)?,
             algorithm: sys::cublasLtMatmulAlgo_t { data: [0; 8] },
         })
     }
@@ -103,7 +103,7 @@ impl Plan {
     /// The same with an algorithm that was chosen before; `None` if the library does not accept it for this product.
     pub fn by(self, data: Algorithm, library: sys::cublasLtHandle_t) -> Option<Plan> {
         let algorithm = sys::cublasLtMatmulAlgo_t { data };
-        // Zeros are a whole result, of which the call need not write all.
+        // All zeros is a valid result, so the call need not write every field.
         let mut found = MaybeUninit::<sys::cublasLtMatmulHeuristicResult_t>::zeroed();
         let Plan { work, a, b, c, d, .. } = &self;
         // SAFETY: all live; the call writes one struct.
@@ -129,7 +129,7 @@ impl Plan {
         &self,
         library: sys::cublasLtHandle_t,
         [out, a, b, plus, _]: Alignments,
-    ) -> Outcome<Vec<sys::cublasLtMatmulAlgo_t>> {
+    ) -> DriverResult<Vec<sys::cublasLtMatmulAlgo_t>> {
         use sys::cublasLtMatmulPreferenceAttributes_t as Attribute;
         // Sums split between blocks may be added by a last pass in a fixed order, never by atomics in place.
         let schemes = sys::cublasLtReductionScheme_t::CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE as u32
@@ -176,7 +176,7 @@ impl Plan {
         algorithm: &sys::cublasLtMatmulAlgo_t,
         workspace: u64,
         stream: &CudaStream,
-    ) -> Outcome<()> {
+    ) -> DriverResult<()> {
         self.work.point(p)?;
         let (one, beta) = (1.0f32, if p.plus.is_some() || p.more { 1.0f32 } else { 0.0 });
         // SAFETY: the caller's contract; descriptors fit the operands.
@@ -205,12 +205,12 @@ impl Plan {
 }
 
 impl Work {
-    fn new() -> Outcome<Work> {
+    fn new() -> DriverResult<Work> {
         let (compute, scale) = (sys::cublasComputeType_t::CUBLAS_COMPUTE_32F, sys::cudaDataType::CUDA_R_32F);
         result::create_matmul_desc(compute, scale).map(Work).map_err(refused("cublasLtMatmulDescCreate"))
     }
 
-    fn set<T>(&self, attribute: sys::cublasLtMatmulDescAttributes_t, value: &T) -> Outcome<()> {
+    fn set<T>(&self, attribute: sys::cublasLtMatmulDescAttributes_t, value: &T) -> DriverResult<()> {
         // SAFETY: every caller passes the attribute's own type.
         unsafe {
             result::set_matmul_desc_attribute(self.0, attribute, (&raw const *value).cast(), size_of::<T>())
@@ -219,7 +219,7 @@ impl Work {
     }
 
     /// Sets where the bias is read, or its gradient written. The heuristic inspects the pointer too: it may not be null.
-    fn point(&self, p: &Product) -> Outcome<()> {
+    fn point(&self, p: &Product) -> DriverResult<()> {
         match p.bias.map(|b| b.address).or(p.sums) {
             Some(address) => {
                 self.set(sys::cublasLtMatmulDescAttributes_t::CUBLASLT_MATMUL_DESC_BIAS_POINTER, &address)
@@ -229,13 +229,13 @@ impl Work {
     }
 }
 
-impl Layout {
+impl MatrixLayout {
     /// The layout of a matrix `[rows, cols]` of ours, as the column-major one that cuBLASLt sees.
-    fn new(m: &Operand, [rows, cols]: [usize; 2], batch: usize) -> Outcome<Layout> {
+    fn new(m: &Operand, [rows, cols]: [usize; 2], batch: usize) -> DriverResult<MatrixLayout> {
         use sys::cublasLtMatrixLayoutAttribute_t as Attribute;
         let (stored, width) = if m.transposed { (cols, rows) } else { (rows, cols) };
         let layout = result::create_matrix_layout(kind(m.real), width as u64, stored as u64, m.down as i64)
-            .map(Layout)
+            .map(MatrixLayout)
             .map_err(refused("cublasLtMatrixLayoutCreate"))?;
         if batch > 1 {
             layout.set(Attribute::CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT, &(batch as i32))?;
@@ -244,7 +244,7 @@ impl Layout {
         Ok(layout)
     }
 
-    fn set<T>(&self, attribute: sys::cublasLtMatrixLayoutAttribute_t, value: &T) -> Outcome<()> {
+    fn set<T>(&self, attribute: sys::cublasLtMatrixLayoutAttribute_t, value: &T) -> DriverResult<()> {
         // SAFETY: every caller passes the attribute's own type.
         unsafe {
             result::set_matrix_layout_attribute(self.0, attribute, (&raw const *value).cast(), size_of::<T>())
@@ -254,11 +254,11 @@ impl Layout {
 }
 
 impl Preference {
-    fn new() -> Outcome<Preference> {
+    fn new() -> DriverResult<Preference> {
         result::create_matmul_pref().map(Preference).map_err(refused("cublasLtMatmulPreferenceCreate"))
     }
 
-    fn set<T>(&self, attribute: sys::cublasLtMatmulPreferenceAttributes_t, value: &T) -> Outcome<()> {
+    fn set<T>(&self, attribute: sys::cublasLtMatmulPreferenceAttributes_t, value: &T) -> DriverResult<()> {
         // SAFETY: every caller passes the attribute's own type.
         unsafe {
             result::set_matmul_pref_attribute(self.0, attribute, (&raw const *value).cast(), size_of::<T>())

@@ -10,7 +10,8 @@ pub enum Weights {
     Whole(Tensor),
     /// On a device that stores bf16.
     Split(Halves),
-    /// The upper halves alone: each rank's optimizer holds the lower halves of its share, or they only serve predictions.
+    /// The upper halves alone: each rank's optimizer holds the lower halves of its share, or the weights only serve predictions,
+    /// which need none.
     Rounded(Tensor),
 }
 
@@ -63,7 +64,7 @@ impl Weights {
         }
     }
 
-    /// The same, for writing; what is written as bf16 has no lower half here. Panics if it would have one.
+    /// The same, for writing. Panics if the lower halves are here too: they would not belong to what is written.
     pub fn read_mut(&mut self) -> &mut Tensor {
         match self {
             Weights::Whole(weights) => weights,

@@ -199,8 +199,9 @@ fn launch_queries(of_queries: &OfQueries, dseed: Option<&Tensor>, given: &Given,
     let packs = whole && tensors.into_iter().all(|x| x.address().is_multiple_of(bytes));
     let pack = if packs { 4 } else { 1 };
     let columns = if dseed.is_some() { z.width.div_ceil(32 * pack) } else { 1 };
-    // Four blocks per multiprocessor, all running at once: some read while others sum. Each has enough rows for its warps. Of the
-    // multiprocessors a power of two is counted on, as heads mostly are one: another slice each would not run with the others.
+    // Aims at four resident blocks per multiprocessor, so that some read while others sum, each with enough rows for its warps. The
+    // target counts only the largest power of two within the number of multiprocessors: numbers of heads are mostly powers of two,
+    // and one more slice each would not run together with the others.
     const BLOCKS: usize = 4 << PROCESSORS.ilog2();
     const SLICE: usize = 32;
     const SLICES: usize = 32;

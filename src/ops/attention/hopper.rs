@@ -11,8 +11,8 @@ pub fn fits(z: Sizes, read: &[&Tensor]) -> bool {
 }
 
 /// One block per multiprocessor, but no more than there are tiles: of 128 queries, or of two heads of up to 64. Shared memory as in
-/// `Slots` of attention_hopper.cu: two tiles of queries and five of keys or values, or four, 32 KiB each; two keys and four values
-/// of seeds; barriers; and slack to align to 1024 bytes.
+/// `Slots` of attention_hopper.cu: two tiles of queries and five of keys or values (four for two heads), 32 KiB each; per head, two
+/// keys and four values of seeds; barriers; and slack to align to 1024 bytes.
 pub fn launch_forward(
     blocks: usize,
     y: &Tensor,

@@ -39,7 +39,7 @@ pub fn backward_w(
     let fresh = || (Tensor::on(gpu, "matmul dw", w.shape(), Real::F32), false);
     let (dw, more) = sink.map_or_else(fresh, Sink::open);
     // A product writes its sums and cannot add to them.
-    let place = sink_of_bias.and_then(Sink::free);
+    let place = sink_of_bias.and_then(Sink::open_unwritten);
     let fresh_db = || Tensor::on(gpu, "matmul db", &[dy.width()], Real::F32);
     let db = with_bias.then(|| place.clone().unwrap_or_else(fresh_db));
     let plus = Plus { more, sums: db.as_ref(), ..Plus::default() };

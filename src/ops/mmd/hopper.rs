@@ -4,7 +4,7 @@ use crate::config::MmdKernel;
 use crate::gpu::{Buffer, Grid, Map, args};
 use crate::tensor::Tensor;
 
-/// Rows of a tile, of pairs and of dy; its columns, of dy; and its multiplying warps: as in the kernels.
+/// Rows of a tile of pairs or of dy; columns of a tile of dy; warps of a block that multiply: as in the kernels.
 const SIDE: usize = 128;
 const COLUMNS: usize = 256;
 const WARPS: usize = 8;

@@ -68,7 +68,7 @@ pub fn backward_w(
     sink: Option<&Sink>,
 ) -> Option<Tensor> {
     let [rows, genes, patches, patch, width] = z;
-    let place = sink.and_then(Sink::free);
+    let place = sink.and_then(Sink::open_unwritten);
     let dw = place.clone().unwrap_or_else(|| Tensor::on(gpu, "patch_embed dw", w.shape(), Real::F32));
     agree("patch_embed", &[(x, x.shape())], &[(&dw, w.shape())]);
     if patches * patch > genes {

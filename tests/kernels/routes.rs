@@ -1,8 +1,8 @@
-//! Where a device has several ways to a result, each of them is run and judged.
+//! Where a device has several routes to a result, each of them is run and judged.
 
 use std::cell::Cell;
 
-use scale_engine::gpu::{Gpu, Real, Way};
+use scale_engine::gpu::{Gpu, Real, Route};
 use scale_engine::progress::Progress;
 use scale_engine::selftest::{self, Case, Check, case, table};
 
@@ -10,17 +10,17 @@ fn checks(gpu: &Gpu, rows: &[Case]) -> Vec<Check> {
     selftest::ops(gpu, rows, &Progress::silent()).expect("a device that answers")
 }
 
-/// Doubles its input, but on one way, which is wrong.
-fn wrong_on(wrong: Option<Way>) -> Case {
+/// Doubles its input, but on one route, which is wrong.
+fn wrong_on(wrong: Option<Route>) -> Case {
     case("scale", &[&[5, 33]], move |t, v| {
         let by = Cell::new(2.0);
-        let go = |way| by.set(if wrong == Some(way) { 3.0 } else { 2.0 });
+        let go = |route| by.set(if wrong == Some(route) { 3.0 } else { 2.0 });
         if let Some(gpu) = t.gpu() {
-            let apart = || go(Way::HopperApart);
-            let whole = || go(Way::Hopper);
+            let apart = || go(Route::HopperApart);
+            let whole = || go(Route::Hopper);
             let hopper =
                 |_| [&apart as &dyn Fn(), &whole][gpu.quicker("apart", [5, 33, 1], [&apart, &whole])]();
-            gpu.either("scale", [5, 33, 1], true, hopper, || go(Way::Any));
+            gpu.either("scale", [5, 33, 1], true, hopper, || go(Route::Any));
         }
         t.scale(v[0], by.get())
     })
@@ -29,18 +29,18 @@ fn wrong_on(wrong: Option<Way>) -> Case {
 #[test]
 fn a_fault_on_any_way_is_seen() {
     let Some(folder) = super::emulated() else { return };
-    let ways = [Way::Any, Way::Hopper, Way::HopperApart];
+    let routes = [Route::Any, Route::Hopper, Route::HopperApart];
     let names = ["scale", "scale on Hopper", "scale on Hopper, apart"];
-    for wrong in [None].into_iter().chain(ways.map(Some)) {
+    for wrong in [None].into_iter().chain(routes.map(Some)) {
         let found =
             checks(&crate::emulate::device(folder, Real::Bf16, 1), &[wrong_on(wrong), wrong_on(None)]);
         assert_eq!(found.iter().map(|check| check.name.as_str()).collect::<Vec<_>>(), names);
-        for (check, way) in found.iter().zip(ways) {
-            assert_eq!((check.rows, check.holds()), (2, wrong != Some(way)), "{wrong:?}: {check:?}");
+        for (check, route) in found.iter().zip(routes) {
+            assert_eq!((check.rows, check.holds()), (2, wrong != Some(route)), "{wrong:?}: {check:?}");
         }
     }
-    // A device that is not Hopper has one way, and tells of no other.
-    let found = checks(&crate::emulate::ada(folder, Real::Bf16, 1), &[wrong_on(Some(Way::Hopper))]);
+    // A device that is not Hopper has one route, and tells of no other.
+    let found = checks(&crate::emulate::ada(folder, Real::Bf16, 1), &[wrong_on(Some(Route::Hopper))]);
     assert_eq!(
         found.iter().map(|check| (check.name.as_str(), check.holds())).collect::<Vec<_>>(),
         [("scale", true)]
@@ -60,7 +60,7 @@ fn all_kernels_of_an_op_with_several_ways_are_launched() {
     let mmd: &[&str] = &["mmd_pairs", "mmd_backward", "mmd_hopper_pairs", "mmd_hopper_backward"];
     let gate: &[&str] =
         &["swiglu_forward", "swiglu_backward", "matmul_swiglu_forward", "matmul_swiglu_backward"];
-    for (op, shape, kernels, ways) in [
+    for (op, shape, kernels, routes) in [
         ("attention", [1, 180, 384].as_slice(), attention, 3),
         ("mmd", &[3, 72, 8], mmd, 2),
         ("matmul_swiglu", &[65, 136], gate, 2),
@@ -73,6 +73,6 @@ fn all_kernels_of_an_op_with_several_ways_are_launched() {
         let ran: Vec<String> = gpu.ran().into_iter().map(|ran| ran.name).collect();
         let missing: Vec<_> = kernels.iter().filter(|&&name| !ran.iter().any(|ran| ran == name)).collect();
         assert!(missing.is_empty(), "{op}: {missing:?} of {ran:?}");
-        assert!(found.len() == ways && found.iter().all(|check| check.rows == rows.len()), "{found:#?}");
+        assert!(found.len() == routes && found.iter().all(|check| check.rows == rows.len()), "{found:#?}");
     }
 }

@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::learner::{InitialWeights, first_weights};
-use crate::checkpoint::{Frame, Header, Origin, Trained, vocabulary};
+use super::learner::{InitialWeights, drawn_weights};
+use crate::checkpoint::{Header, Origin, RunState, Trained, vocabulary};
 use crate::config::Config;
 use crate::data::controls::control_pool;
 use crate::data::effects::Effects;
@@ -21,7 +21,7 @@ use crate::run_folder::checkpoint_of;
 use crate::tensor::Tensor;
 
 /// What a new run starts with.
-pub struct First {
+pub struct NewRun {
     pub weights: InitialWeights,
     pub statistics: Statistics,
     features: Option<Features>,
@@ -32,8 +32,8 @@ pub struct First {
     pub note: Option<String>,
 }
 
-/// The groups whose cells a run is shown: the training part or, without control examples, its perturbed groups and the control cells
-/// that they are paired with, so that nothing is learned of other cell types.
+/// The groups whose cells a run is shown: the training part or, without control examples, its perturbed groups and the control
+/// cells that they are paired with, so that nothing is learned of other cell types.
 fn seen(config: &Config, data: &Data, split: &Split) -> Vec<u32> {
     if config.data.control_examples {
         return split.part(Part::Train).to_vec();
@@ -44,7 +44,8 @@ fn seen(config: &Config, data: &Data, split: &Split) -> Vec<u32> {
     all.into_iter().collect()
 }
 
-/// What to say of cell types that a run is shown no cell of, though the split trains on their control cells.
+/// A note on cell types of which the run is shown no cell although cells of theirs, mostly controls, are in the split's training
+/// part.
 pub fn unseen_types(config: &Config, data: &Data, split: &Split) -> Option<String> {
     let types = |groups: &[u32]| groups.iter().map(|&g| data.names(g)[0]).collect::<BTreeSet<&str>>();
     let (part, seen) = (types(split.part(Part::Train)), types(&seen(config, data, split)));
@@ -58,15 +59,22 @@ pub fn unseen_types(config: &Config, data: &Data, split: &Split) -> Option<Strin
     })
 }
 
-impl First {
+impl NewRun {
     /// Drawn weights, and the statistics of the training cells.
-    pub fn drawn(config: &Config, features: Option<Features>, data: &Data, split: &Split) -> First {
+    pub fn drawn(config: &Config, features: Option<Features>, data: &Data, split: &Split) -> NewRun {
         let (weights, statistics) = (InitialWeights::Drawn, data.moments(&seen(config, data, split)).into());
-        First { weights, statistics, features, untrained: split.untrained(data), init_from: None, note: None }
+        NewRun {
+            weights,
+            statistics,
+            features,
+            untrained: split.untrained(data),
+            init_from: None,
+            note: None,
+        }
     }
 
     /// The run before its first step, and its weights.
-    pub fn frame(self, config: &Config, data: &Data, split: &Split) -> (Frame, InitialWeights) {
+    pub fn state(self, config: &Config, data: &Data, split: &Split) -> (RunState, InitialWeights) {
         let header = Header {
             step: 0,
             config: config.clone(),
@@ -82,22 +90,22 @@ impl First {
             false => Effects::default(),
         };
         let (effects, features) = (Arc::new(effects), self.features.map(Arc::new));
-        (Frame { header, statistics: self.statistics, effects, features }, self.weights)
+        (RunState { header, statistics: self.statistics, effects, features }, self.weights)
     }
 
     /// The averaged weights of another run: those of its best checkpoint or else its last, or of the checkpoint that is named. Its
     /// statistics are taken too, and those of its features: its weights were trained on inputs standardised by them.
     ///
     /// # Errors
-    /// It was trained on other genes, on values on another scale or with other features, or with features where this one has none; a
-    /// weight does not have the shape that `config` gives it.
+    /// It was trained on other genes, on values on another scale or with other features, or with features where this one has none;
+    /// a weight does not have the shape that `config` gives it.
     pub fn of_run(
         run: &Path,
         config: &Config,
         features: Option<(&FeatureTable, Features)>,
         data: &Data,
         split: &Split,
-    ) -> Result<First> {
+    ) -> Result<NewRun> {
         let path = checkpoint_of(run)?;
         let Trained { header, features: theirs, model, params, .. } = Trained::load(&path)?;
         let here = data.manifest();
@@ -113,7 +121,7 @@ impl First {
         let alike = features.is_some() == theirs.is_some();
         let features = read_alike(&path, &header, features, theirs.as_ref())?;
         let (_, table) = Model::new(config, &vocabulary(here, features.as_ref()), statistics.clone());
-        let mut weights = first_weights(config, &table).into_vec();
+        let mut weights = drawn_weights(config, &table).into_vec();
         let (numbers, mut anew) = (params.weights(), Vec::new());
         for entry in table.entries() {
             let Some(from) = params.entries().iter().find(|from| from.name == entry.name) else {
@@ -143,11 +151,12 @@ impl First {
         };
         untrained.retain(|name| !is_known(name) || header.untrained.contains(name));
         let weights = InitialWeights::Given(Tensor::new(&[weights.len()], weights));
-        Ok(First { weights, statistics, features, untrained, init_from: Some(origin), note: Some(note) })
+        Ok(NewRun { weights, statistics, features, untrained, init_from: Some(origin), note: Some(note) })
     }
 }
 
-/// A run's features as those of the run of `checkpoint` were read, if that knows some: it was trained on them.
+/// A run's features, standardised as those of the run of `checkpoint` if that has features: its weights were trained on them in
+/// that form.
 fn read_alike(
     checkpoint: &Path,
     header: &Header,

@@ -5,14 +5,14 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::first::{First, unseen_types};
 use super::learner::{self, InitialWeights};
+use super::new_run::{NewRun, unseen_types};
 use super::writer::claim;
 use super::{Begin, Place, Settings};
 use crate::aside;
-use crate::checkpoint::{Checkpoint, Described, Frame, Header, vocabulary};
+use crate::checkpoint::{Checkpoint, Described, Header, RunState, vocabulary};
 use crate::collective::Ranks;
-use crate::config::{Config, Conversion, FlowConfig, Observe};
+use crate::config::{Config, Conversion, FlowConfig};
 use crate::data::features::{FeatureTable, Features};
 use crate::data::observe::UNTOLD_TOTAL;
 use crate::data::sampler::sets_per_rank;
@@ -27,11 +27,11 @@ use crate::run_folder::RunFolder;
 
 /// What every rank starts from.
 #[derive(Clone)]
-pub struct Start {
+pub struct Prepared {
     /// The run as its last checkpoint left it, or before its first step.
-    pub frame: Frame,
+    pub state: RunState,
     pub weights: InitialWeights,
-    /// Whether a resumed run's steps or `optim.shard` are other than in its last checkpoint.
+    /// Whether a resumed run's steps or `optim.shard` differ from those in its last checkpoint.
     pub changed: bool,
     pub data: Arc<Data>,
     pub split: Arc<Split>,
@@ -43,18 +43,26 @@ pub struct Start {
 
 const HOLDS_A_RUN: &str = "already contains a run; continue it with --resume, or choose another folder";
 
-impl Start {
+impl Prepared {
     /// Opens data and split; a new run's folder is made by the rank that writes.
-    pub fn of(settings: &Settings, progress: &Progress) -> Result<Start> {
+    pub fn of(settings: &Settings, progress: &Progress) -> Result<Prepared> {
         let data = Arc::new(Data::open(&settings.data)?);
         let split = Arc::new(Split::load(&settings.split, &data)?);
         let teller = settings.teller(progress);
         split.warnings.iter().for_each(|warning| teller.tell(Event::Warning(warning)));
         match &settings.begin {
-            Begin::Anew { config, init_from, features } => {
-                Start::new(config, init_from.as_deref(), features.as_deref(), data, split, settings, progress)
+            Begin::Anew { config, init_from, features } => Prepared::new(
+                config,
+                init_from.as_deref(),
+                features.as_deref(),
+                data,
+                split,
+                settings,
+                progress,
+            ),
+            &Begin::Resume { steps, shard } => {
+                Prepared::resume(steps, shard, data, split, settings, progress)
             }
-            &Begin::Resume { steps, shard } => Start::resume(steps, shard, data, split, settings, progress),
         }
     }
 
@@ -67,7 +75,7 @@ impl Start {
         split: Arc<Split>,
         settings: &Settings,
         progress: &Progress,
-    ) -> Result<Start> {
+    ) -> Result<Prepared> {
         config.validate()?;
         if split.usable(&data).groups.is_empty() {
             let what = "its training part has no usable perturbed cells, so there is nothing to learn from";
@@ -78,7 +86,7 @@ impl Start {
         let described = |table| Features::of(table, data.manifest(), &split.untrained(&data));
         let features = table.as_ref().map(described).transpose()?;
         settings.has_memory_for(config, data.manifest(), features.as_ref())?;
-        let of_run = |run| First::of_run(run, config, table.as_ref().zip(features.clone()), &data, &split);
+        let of_run = |run| NewRun::of_run(run, config, table.as_ref().zip(features.clone()), &data, &split);
         let inherited = init_from.map(of_run).transpose()?;
         let claim = match settings.is_first() {
             true => make_folder(config, settings)?,
@@ -88,15 +96,15 @@ impl Start {
         let notes =
             same_loss(config).map(String::from).into_iter().chain(unseen_types(config, &data, &split));
         notes.for_each(|note| teller.note(note));
-        if config.predict.observe == Observe::Poisson && data.manifest().target.is_none() {
+        // Reads all training cells: only once the folder is known to be free.
+        let first = inherited.unwrap_or_else(|| NewRun::drawn(config, features, &data, &split));
+        first.note.iter().for_each(|note| teller.note(note));
+        let (state, weights) = first.state(config, &data, &split);
+        if state.header.observe() != config.predict.observe {
             teller.note(format_args!("predict will write decoded means: {UNTOLD_TOTAL}"));
         }
-        // Reads all training cells: only once the folder is known to be free.
-        let first = inherited.unwrap_or_else(|| First::drawn(config, features, &data, &split));
-        first.note.iter().for_each(|note| teller.note(note));
-        let (frame, weights) = first.frame(config, &data, &split);
         let (folder, progress) = (settings.folder(), progress.clone());
-        Ok(Start { frame, weights, changed: false, data, split, folder, claim, progress })
+        Ok(Prepared { state, weights, changed: false, data, split, folder, claim, progress })
     }
 
     /// The run as its last checkpoint left it.
@@ -107,7 +115,7 @@ impl Start {
         split: Arc<Split>,
         settings: &Settings,
         progress: &Progress,
-    ) -> Result<Start> {
+    ) -> Result<Prepared> {
         let folder = settings.folder();
         let path = folder.last();
         if !path.exists() {
@@ -119,7 +127,7 @@ impl Start {
             true => claim(&folder.checkpoints())?.map(Arc::new),
             false => None,
         };
-        // Before the weights are read; what cannot be described says so below.
+        // Checked before the weights are read; a checkpoint that cannot be described is reported below.
         if let Ok(Described { header, .. }) = Checkpoint::describe(&path) {
             sets_per_rank(header.config.data.sets, settings.place.ranks())?;
             let way = "; resume on a GPU, or on a machine with more memory";
@@ -132,8 +140,8 @@ impl Start {
             Some(way) => error.with_way(&way),
             None => error,
         };
-        let Checkpoint { mut frame, flats } = Checkpoint::load(&path).map_err(with_way)?;
-        let header = &mut frame.header;
+        let Checkpoint { mut state, flats } = Checkpoint::load(&path).map_err(with_way)?;
+        let header = &mut state.header;
         header.goes_on_with(&path, data.manifest(), &split.hash, settings)?;
         header.has_steps_for(steps)?;
         if settings.is_first() {
@@ -154,18 +162,18 @@ impl Start {
         }
         let changed = header.config != own;
         let (weights, progress) = (InitialWeights::Resumed(flats), progress.clone());
-        Ok(Start { frame, weights, changed, data, split, folder, claim, progress })
+        Ok(Prepared { state, weights, changed, data, split, folder, claim, progress })
     }
 
     /// Fails, on every rank, unless all are about to do the same; names what differs.
     pub fn agree(&self, ranks: &Ranks, gpu: Option<&Gpu>) -> Result<()> {
         let hash = |text: &str| u64::from(crc32fast::hash(text.as_bytes()));
-        let header = &self.frame.header;
+        let header = &self.state.header;
         let fields = header.config.fields();
         let names: String = fields.iter().map(|(name, _)| name.as_str()).collect();
         // First: another build of the program may have other fields in its config.
         ranks.agree(&[
-            ("program", hash(aside::PROGRAM)),
+            ("program", hash(crate::PROGRAM)),
             ("config's fields", hash(&names)),
             ("split", hash(&header.split)),
             ("data", hash(&header.data.to_json())),
@@ -192,7 +200,7 @@ fn table(path: &Path, config: &Config) -> Result<FeatureTable> {
     }
 }
 
-/// What to know of a loss in another space that is the same loss.
+/// A note if the loss is asked for in another space than the prediction's but is the same there.
 fn same_loss(config: &Config) -> Option<&'static str> {
     let FlowConfig { prediction, loss, conversion, .. } = config.flow;
     (prediction != loss && conversion == Conversion::Displacement).then_some(
@@ -206,7 +214,7 @@ fn other_way(run: &RunFolder) -> Option<String> {
     let told = |path: &PathBuf| Some((Checkpoint::describe(path).ok()?.header.step, path.clone()));
     let mut others: Vec<(u64, PathBuf)> = entries.iter().filter_map(told).collect();
     others.sort();
-    // Each is read whole, and there may be many.
+    // Newest first: a check reads a file whole, and there may be many.
     let (step, path) = others.into_iter().rev().find(|(_, path)| Checkpoint::check(path).is_ok())?;
     let name = path.file_name()?.to_string_lossy();
     let how = "with cp --remove-destination: names of one step may be one file";
@@ -215,8 +223,9 @@ fn other_way(run: &RunFolder) -> Option<String> {
     ))
 }
 
-/// Gives a best checkpoint from beyond the step that a run with another number of steps goes on from the name of its step: the run
-/// takes another way from here. The best that the header remembers went when this one was written.
+/// Renames `best` to `step-N` if it was written after the step from which the run resumes with a different number of steps: it
+/// belongs to a course that the run no longer takes. The header's own `best` is forgotten too: its file was replaced when the later
+/// one was written.
 fn set_best_aside(settings: &Settings, header: &mut Header, progress: &Progress) -> Result<()> {
     let folder = settings.folder();
     let best = folder.best();
@@ -235,7 +244,7 @@ fn set_best_aside(settings: &Settings, header: &mut Header, progress: &Progress)
         aside.display()
     ));
     fs::rename(&best, &aside).at(&best)?;
-    // If both were names of one file, they still are.
+    // If both were names of one file, the renaming did nothing.
     match best.exists() {
         true => fs::remove_file(&best).at(&best),
         false => Ok(()),
@@ -277,8 +286,8 @@ impl Settings {
     /// Refuses a model and batch that this machine's memory cannot hold.
     fn has_memory_for(&self, config: &Config, data: &Manifest, features: Option<&Features>) -> Result<()> {
         let (on_gpu, here) = match &self.place {
-            Place::Here(places) => (places.iter().all(Option::is_some), config.data.sets),
-            Place::Launched(launch, gpu) => (gpu.is_some(), config.data.sets / launch.ranks),
+            Place::Here(places) => (places.iter().all(Option::is_some), [places.len(), config.data.sets]),
+            Place::Launched(launch, gpu) => (gpu.is_some(), [1, config.data.sets / launch.ranks]),
         };
         learner::check_memory(config, &vocabulary(data, features), data.genes.len(), here, on_gpu)
     }
@@ -314,7 +323,7 @@ impl Header {
         }
     }
 
-    /// Notes what other steps than its `own` make of the learning rate, whose schedule spans them all.
+    /// Notes how another number of steps than that of `own` changes the learning rate, whose schedule spans all steps.
     fn tell_rate(&self, own: &Config, progress: &Progress) {
         let Config { optim, train, .. } = &self.config;
         if self.step == 0 || self.step == train.steps {
