@@ -32,6 +32,7 @@ use crate::data::bulk::{self, Pair, Resting, Sums};
 use crate::data::controls::{Usable, control_pool};
 use crate::data::features::Features;
 use crate::data::h5ad::{Cells, Writer};
+use crate::data::normalise::greatest;
 use crate::data::observe::Observer;
 use crate::data::population::{Population, Rows, log1p, push_controls};
 use crate::data::shard::{Data, Row};
@@ -252,7 +253,7 @@ fn nothing() -> Error {
 
 /// How a control cell is changed.
 enum Change {
-    /// max(0, control + effect), `[G]`.
+    /// control + effect, `[G]`, but neither below 0 nor above what a cell's total allows.
     Add(Vec<f32>),
     /// The profile in place of the cell, `[G]`.
     Become(Vec<f32>),
@@ -267,7 +268,8 @@ impl Change {
                 for (&gene, value) in control.genes.iter().zip(log1p(data, control)) {
                     x[usize::from(gene)] += value;
                 }
-                x.iter_mut().for_each(|x| *x = x.max(0.0));
+                let most = greatest(data.manifest().target);
+                x.iter_mut().for_each(|x| *x = x.max(0.0).min(most));
             }
         }
     }

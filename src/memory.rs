@@ -40,8 +40,11 @@ pub fn check(field: &str, what: &str, bytes: u64) -> Result<()> {
     let gb = |bytes: u64| bytes as f64 / 1e9;
     match installed() {
         installed if bytes > installed => {
-            let what = format!("{what} take {:.0} GB; this machine has {:.0}", gb(bytes), gb(installed));
-            Err(Error::setting(field, what))
+            let (need, has) = (gb(bytes), gb(installed));
+            Err(Error::setting(
+                field,
+                format!("{what} need {need:.0} GB of memory; this machine has {has:.0} GB"),
+            ))
         }
         _ => Ok(()),
     }

@@ -39,7 +39,7 @@ use crate::data::observe::{self, Observer};
 use crate::data::population::{Population, WARNING};
 use crate::data::shard::{Data, Manifest, Scale};
 use crate::data::split::Part;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, counted};
 use crate::gpu::guard;
 use crate::memory;
 use crate::predictor::{self, ControlCells, Predictor, Request};
@@ -342,7 +342,8 @@ fn fill(
         job.pools.iter().map(|c| c.controls.library.iter().filter(|n| !observe::known(**n)).count()).sum();
     if observer.is_some() && empty > 0 {
         report.notes.push(format!(
-            "{empty} control cells are empty: counts are drawn as for cells with the usual total"
+            "{} without counts: cells predicted from such cells are drawn with the total that the data were scaled to",
+            counted(empty, "control cell")
         ));
     }
     let contexts = job.pools.iter().map(|c| {

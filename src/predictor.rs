@@ -113,7 +113,7 @@ impl Trained {
 
 /// Why a run is not asked for a perturbation.
 pub(crate) fn only_name(perturbation: &str) -> String {
-    format!("was not trained on any cell of {perturbation:?}: it knows only the name")
+    format!("was not trained on any cell with {perturbation:?}, and has no features for it")
 }
 
 /// Cells used to measure the decoder's own bias in a context: more would not move the mean.

@@ -97,6 +97,19 @@ pub struct Kernel {
     pub launches: f64,
     /// Seconds per step.
     pub seconds: f64,
+    /// Share of the watched step.
+    pub share: f64,
+    /// Bytes and multiplications and additions per step, as its ops count them; none if it shares an op with other kernels.
+    pub work: Option<[f64; 2]>,
+}
+
+impl Kernel {
+    fn add(&mut self, more: &Kernel) {
+        self.launches += more.launches;
+        self.seconds += more.seconds;
+        self.share += more.share;
+        self.work = self.work.zip(more.work).map(|([b, f], [more_b, more_f])| [b + more_b, f + more_f]);
+    }
 }
 
 /// Times `steps` steps unwatched and as many watched, on made-up cells. Panics if there are none.
@@ -143,7 +156,7 @@ pub fn profile(sizes: &Sizes, steps: u64, gpu: Option<&Gpu>) -> Result<Profile> 
         memory,
         idle: gpu.map(|_| (1.0 - launched / watched).max(0.0)),
         rows: rows(&laps, steps, watched, &ceilings),
-        kernels: kernels(&laps, steps),
+        kernels: kernels(&laps, steps, watched),
         ceilings,
     })
 }
@@ -186,13 +199,20 @@ fn rows(laps: &[Lap], steps: u64, watched: f64, ceilings: &Ceilings) -> Vec<Row>
     rows
 }
 
-fn kernels(laps: &[Lap], steps: u64) -> Vec<Kernel> {
+fn kernels(laps: &[Lap], steps: u64, watched: f64) -> Vec<Kernel> {
     let mut sums: Vec<Kernel> = Vec::new();
-    for (name, seconds) in laps.iter().flat_map(|lap| &lap.kernels) {
-        let (launches, seconds) = (1.0 / steps as f64, seconds / steps as f64);
+    let of_each = |lap| move |kernel| (lap, kernel);
+    for (lap, (name, seconds)) in laps.iter().flat_map(|lap| lap.kernels.iter().map(of_each(lap))) {
+        let one = Kernel {
+            name: name.clone(),
+            launches: 1.0 / steps as f64,
+            seconds: seconds / steps as f64,
+            share: seconds / watched,
+            work: (lap.kernels.len() == 1).then(|| [lap.bytes, lap.flops].map(|n| n as f64 / steps as f64)),
+        };
         match sums.iter_mut().find(|sum| sum.name == *name) {
-            Some(sum) => (sum.launches, sum.seconds) = (sum.launches + launches, sum.seconds + seconds),
-            None => sums.push(Kernel { name: name.clone(), launches, seconds }),
+            Some(sum) => sum.add(&one),
+            None => sums.push(one),
         }
     }
     sums.sort_by(|a, b| b.seconds.total_cmp(&a.seconds));

@@ -89,9 +89,9 @@ pub struct Outcome {
 }
 
 /// Trains until the last step or until `progress` is asked to stop; then a checkpoint is written and the outcome says so. A program
-/// that trains does well to call [`memory::keep`](crate::memory::keep) first, and on several GPUs
-/// [`gpu::keep_nccl_buffers_private`](crate::gpu::keep_nccl_buffers_private). A rank whose NCCL does not let go of it once another
-/// rank is gone ends its process, with exit code 1.
+/// that trains does well to call [`memory::keep`](crate::memory::keep) first, and must call
+/// [`gpu::keep_nccl_buffers_private`](crate::gpu::keep_nccl_buffers_private) before it uses several GPUs. A rank whose NCCL
+/// does not let go of it once another rank is gone ends its process, with exit code 1.
 ///
 /// Sets are numbered within a step, not within a rank, so the number of ranks changes only the order in which gradients are added.
 ///

@@ -8,7 +8,7 @@ use scale_engine::config::Observe;
 use scale_engine::data::bulk;
 use scale_engine::data::controls::{Usable, control_pool};
 use scale_engine::data::h5ad::H5ad;
-use scale_engine::data::population::{Population, Unit, measured};
+use scale_engine::data::population::{Population, Unit, measured, other_controls, push_groups};
 use scale_engine::data::shard::{Columns, Data, Limits, Manifest, Scale, write_cells};
 use scale_engine::rng::Rng;
 
@@ -140,6 +140,22 @@ fn the_mean_baseline_adds_the_mean_effect_of_the_cell_types_and_cuts_at_zero() {
         "{:?}",
         r.fallbacks
     );
+}
+
+#[test]
+fn the_mean_baseline_gives_no_gene_more_than_a_cell_has() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let counts = [
+        ("A", "control", "1", vec![990.0, 10.0]),
+        ("A", "p", "1", vec![995.0, 5.0]),
+        ("B", "control", "1", vec![10.0, 990.0]),
+        ("B", "p", "1", vec![900.0, 100.0]),
+    ];
+    let data = data(dir.path(), Scale::Counts, &counts);
+    let train = groups(&data, &[("A", "control"), ("B", "control"), ("B", "p")]);
+    let made = baseline(&data, &train, &groups(&data, &[("A", "p")]), &settings(Kind::Mean));
+    // Of gene 0 ln 991 + ln 901 - ln 11 would be 11.3, but 1,000 counts are 6.9.
+    close(&row(&made.expect("answered").population, 0), &[1001f32.ln(), (11.0f32 * 101.0 / 991.0).ln()]);
 }
 
 #[test]
@@ -337,6 +353,7 @@ fn a_group_that_the_data_does_not_have_is_refused() {
     let (all, with) = ((0..data.groups().len() as u32).collect::<Vec<_>>(), settings(Kind::Mean));
     let resting = bulk::Resting::of(&data);
     let none = [all[0], 9999];
+    let mut population = Population::new(data.manifest().genes.clone(), data.manifest().columns.clone());
     let refusals = [
         baseline(&data, &all, &none, &with).err(),
         baseline(&data, &none, &all, &with).err(),
@@ -344,6 +361,8 @@ fn a_group_that_the_data_does_not_have_is_refused() {
         bulk::Sums::of(&data, &none).err(),
         bulk::pairs(&data, &none, &resting).err(),
         Usable::of(&data, &none).err(),
+        other_controls(&data, &none, &data).err(),
+        push_groups(&mut population, &data, none).err(),
     ];
     for refusal in refusals {
         let what = refusal.expect("there is no such group").to_string();

@@ -64,7 +64,7 @@ fn counts_are_not_counted_among_logs_and_something_must_be_left() {
     settings.filters.min_counts = 3;
     assert!(refusal(&settings).contains("--min-counts: the values are logs"));
     settings.filters = Filters { min_cells: 7, ..Filters::default() };
-    assert!(refusal(&settings).contains("--min-cells: no gene is in that many cells"));
+    assert!(refusal(&settings).contains("--min-cells: no gene is expressed in that many cells"));
     settings.filters = Filters { min_cells_per_pert: 3, ..Filters::default() };
     assert!(refusal(&settings).contains("--min-cells-per-pert: no perturbed cell is left"));
     settings.filters.min_cells_per_pert = 2;

@@ -123,7 +123,7 @@ fn what_another_run_was_trained_on_is_known() {
     let asked = |name: &String| blind.request(&types[0], name, &blind.header.data.batches[0], 5);
     assert!(asked(&perturbations[2]).is_ok() && !blind.knows_only_name(&perturbations[2]));
     let told = asked(&perturbations[3]).expect_err("a refusal").to_string();
-    assert!(told.contains("was not trained on any cell of") && told.contains("only the name"), "{told}");
+    assert!(told.contains("was not trained on any cell with") && told.contains("no features"), "{told}");
     let told = Checkpoint::check(&place("blind")).expect_err("a folder").to_string();
     assert!(told.contains("is a folder"), "{told}");
 }

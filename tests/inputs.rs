@@ -99,7 +99,7 @@ fn columns_of_a_table_add_to_those_of_obs_and_replace_them() {
     settings.out = dir.path().join("other");
     let what = refusal(&settings);
     assert!(what.contains("second.h5ad") && what.contains("\"cell0\" appears a second time"), "{what}");
-    assert!(what.contains("such as \"cell0-1\""), "{what}");
+    assert!(what.contains("as in \"cell0-1\""), "{what}");
 }
 
 #[test]
@@ -178,7 +178,7 @@ fn genes_are_aligned_by_an_id_where_files_name_them_otherwise() {
     settings.out.set_file_name("other");
     settings.gene_id = Some("ensembl".into());
     let what = refusal(&settings);
-    assert!(what.contains("column \"ensembl\": unknown to ") && what.contains("gene_id"), "{what}");
+    assert!(what.contains("column \"ensembl\": not in ") && what.contains("gene_id"), "{what}");
     let (_dir, mut settings) = two_files(GENES, [IDS, ["E1", "E1", "E3", "E4", "E5"]]);
     settings.gene_id = Some("gene_id".into());
     let what = refusal(&settings);

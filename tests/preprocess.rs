@@ -173,9 +173,9 @@ fn each_mistake_has_its_own_message() {
     type Ask = fn(&mut Settings);
     let asked: [(Ask, &[&str]); 10] = [
         (|s| s.source = "raw".into(), &["has no raw;", "layers/NAME"]),
-        (|s| s.perturbation = "drugs".into(), &["column \"drugs\": unknown to ", "\"drug\"", "line, plate"]),
-        (|s| s.batch = Some("well".into()), &["column \"well\": unknown to "]),
-        (|s| s.hvg_batch = Some("well".into()), &["column \"well\": unknown to "]),
+        (|s| s.perturbation = "drugs".into(), &["column \"drugs\": not in ", "\"drug\"", "line, plate"]),
+        (|s| s.batch = Some("well".into()), &["column \"well\": not in "]),
+        (|s| s.hvg_batch = Some("well".into()), &["column \"well\": not in "]),
         (|s| s.cell_type = Some("cell/line".into()), &["--celltype-col", "\"cell/line\" contains /"]),
         (|s| s.control = "nome".into(), &["unknown label \"nome\"", "did you mean \"none\"", "drug"]),
         (|s| s.inputs[0].set_file_name("no.h5ad"), &["no.h5ad"]),

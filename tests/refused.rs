@@ -70,7 +70,7 @@ fn what_memory_cannot_hold_is_refused_before_anything_is_written() {
     let (code, said) = told(predict.arg("--out").arg(dir.path().join("out.h5ad")));
     assert!(
         code == Some(2)
-            && said.contains("request.csv: names and labels of the cells it asks for take 20000 GB"),
+            && said.contains("request.csv: names and labels of the cells it asks for need 20000 GB"),
         "{code:?} {said}"
     );
 }
@@ -109,12 +109,14 @@ fn options_that_would_be_passed_over_are_refused() {
         let (code, said) = told(listed.arg("--genes").arg(&small().data).args([option, value]));
         assert!(code == Some(2) && said.contains(option), "{code:?} {said}");
     }
-    for words in [
-        ["bench", "ops", "--turns", "0"],
-        ["bench", "step", "--steps", "0"],
-        ["profile", "--steps", "0", "--dry"],
+    for (words, option) in [
+        (["bench", "ops", "--turns", "0"], "--turns"),
+        (["bench", "step", "--steps", "0"], "--steps"),
+        (["profile", "--steps", "0", "--dry"], "--steps"),
     ] {
-        assert_eq!(told(program().args(words)).0, Some(2), "{words:?}");
+        let (code, said) = told(program().args(words));
+        let expected = format!("invalid value '0' for '{option} ");
+        assert!(code == Some(2) && said.contains(&expected), "{code:?} {said}");
     }
 }
 
@@ -237,6 +239,22 @@ fn files_of_what_is_read_and_data_directories_are_not_written_over() {
             code == Some(expected) && (expected == 0 || said.contains("is not replaced")),
             "{code:?} {said}"
         );
+    }
+    for (words, out) in
+        [("split --preset tahoe --data", "--out"), ("genes", "--out"), ("evaluate", "--report")]
+    {
+        let mut command = program();
+        command.args(words.split(' '));
+        match words {
+            "genes" => command.arg(&small().cells).args(["--n-top-genes", "2"]),
+            "evaluate" => command.arg("--real").arg(&small().cells).arg("--pred").arg(&small().cells),
+            _ => command.arg(&small().data),
+        };
+        if words == "evaluate" {
+            command.arg("--out").arg(dir.path().join("scores"));
+        }
+        let (code, said) = told(command.arg(out).arg(&theirs));
+        assert!(code == Some(1) && said.contains("is not replaced"), "{words}: {code:?} {said}");
     }
     let (code, said) = told(over_data(&["train", "--steps", "1"]).arg("--out").arg(&small().data));
     assert!(code == Some(1) && said.contains("is a data directory"), "{code:?} {said}");

@@ -124,7 +124,7 @@ fn a_panel_without_totals_is_pointed_out() {
     let first = H5ad::open(&small().cells).expect("readable").var().index[..10].to_vec();
     panel(&place("panel.h5ad"), &|gene| first.iter().any(|g| g == gene), 1.0);
     let said = |notes: &[String], what: &str| notes.iter().any(|note| note.contains(what));
-    let (sum, column) = ("the sum of its", "give --size-col ncounts");
+    let (sum, column) = ("the sum over the", "add --size-col ncounts");
     // A column with far more counts is named; without one, the few genes alone are told.
     let notes_of = |cells: &Path, out: &str| notes(cells, &place(out), &["--n-top-genes", "10"]);
     let named = notes_of(&place("panel.h5ad"), "named");
@@ -160,6 +160,36 @@ fn a_panel_with_its_totals_is_the_same_data() {
     let (code, said) = shards(&[&out], &place("again"), &again);
     assert_eq!(code, Some(0), "{said}");
     assert!(rows(&place("again")) == rows(&place("whole")));
+}
+
+/// Labels may be called as the totals are: then the totals of exported counts have another name, and are found by it.
+#[test]
+fn exported_totals_do_not_give_way_to_labels_of_their_name() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let place = |name: &str| dir.path().join(name);
+    let file = H5ad::open(&small().cells).expect("readable");
+    let (x, mut obs) = (file.rows(0..file.shape().0).expect("X"), file.obs().clone());
+    obs.columns.iter_mut().find(|(name, _)| name == "batch").expect("a column").0 = "total_counts".into();
+    h5ad::write(&place("cells.h5ad"), &obs, file.var(), X::Sparse(&x), &[]).expect("written");
+    let mut command = program();
+    command.arg("preprocess").arg(place("cells.h5ad")).arg("--out").arg(place("data"));
+    let columns = "--pert-col perturbation --control-pert non-targeting --celltype-col cell_type --batch-col total_counts";
+    let (code, said) = told(command.args(columns.split(' ')).args(["--n-top-genes", "10"]));
+    assert_eq!(code, Some(0), "{said}");
+    let (code, said) = told(
+        program()
+            .arg("export")
+            .arg(place("data"))
+            .args(["--values", "counts", "--out"])
+            .arg(place("out.h5ad")),
+    );
+    assert_eq!(code, Some(0), "{said}");
+    let out = H5ad::open(&place("out.h5ad")).expect("readable");
+    assert_eq!(out.told("totals").as_deref(), Some("total_counts-1"));
+    let totals = out.obs().numbers(&place("out.h5ad"), "total_counts-1").expect("numbers");
+    let kept = out.rows(0..out.shape().0).expect("X");
+    let sums = kept.outer_iterator().map(|cell| cell.data().iter().sum::<f32>());
+    assert!(totals.iter().zip(sums).all(|(&total, sum)| total >= sum && total > 0.0));
 }
 
 /// Two steps on a data directory, in `dir/run`.
@@ -230,7 +260,10 @@ fn controls_of_a_panel_need_their_totals() {
     let line = request.lines().last().expect("a line").to_string();
     fs::write(place("request.csv"), format!("{request}{line}\n")).expect("written");
     let (code, said) = predict(&small().cells, &place("c.h5ad"), &[]);
-    assert!(code == Some(1) && said.contains("line 3") && said.contains("second time"), "{code:?} {said}");
+    assert!(
+        code == Some(1) && said.contains("line 3") && said.contains("repeats a population"),
+        "{code:?} {said}"
+    );
     fs::write(place("request.csv"), request.replace(",20", ",-3")).expect("written");
     let (code, said) = predict(&small().cells, &place("c.h5ad"), &[]);
     assert!(code == Some(1) && said.contains("line 2: cells"), "{code:?} {said}");

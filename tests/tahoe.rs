@@ -166,7 +166,7 @@ fn what_is_missing_is_told_with_the_way_out() {
             .map(drop)
             .expect("copied");
     };
-    refused(&swapped, &as_is, "column \"drugname_drugconc\": unknown to ");
+    refused(&swapped, &as_is, "column \"drugname_drugconc\": not in ");
     refused(
         &nothing,
         &|settings| settings.cell_type = Some("cell_lin".into()),

@@ -227,7 +227,7 @@ fn a_run_without_a_sound_last_checkpoint_names_another() {
     std::fs::remove_file(in_folder("step-20.safetensors")).expect("removed");
     resumed_to(small, dir.path(), Some(12)).expect("two more steps");
     let best = Checkpoint::describe(&in_folder("best.safetensors")).map(|told| told.header.step);
-    assert!(best.is_err() || best.as_ref().is_ok_and(|step| *step <= 12), "{best:?}");
+    assert!(best.as_ref().is_ok_and(|step| *step == 12), "{best:?}");
     assert!(in_folder("step-20.safetensors").exists());
 }
 

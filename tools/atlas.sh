@@ -7,7 +7,7 @@
 # scanpy     read_h5ad, normalize_total, log1p, highly_variable_genes, write_h5ad, in memory
 # TIMES      factor by which a last file has more cells; only we preprocess it: how memory grows
 #
-# Needs python3 and PyPI. The environment and the files are made once under WORK (default target/atlas). ENGINE names a built
+# Needs python3 and PyPI. The environment and the files are made once under WORK (default target/atlas). PROGRAM names a built
 # scale-engine; without it cargo builds one. Prints a Markdown table; atlas.json under WORK holds every run.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -19,9 +19,9 @@ python=$work/scanpy/bin/python
     "${PYTHON:-python3}" -m venv "$work/scanpy"
     "$work/scanpy/bin/pip" install --quiet --disable-pip-version-check scanpy==1.11.4 anndata==0.12.19 h5py
 }
-if [ -z "${ENGINE:-}" ]; then
+if [ -z "${PROGRAM:-}" ]; then
     cargo build --release --quiet
-    ENGINE=target/release/scale-engine
+    PROGRAM=target/release/scale-engine
 fi
 made() { # file, cells, packing
     [ -e "$work/$1" ] || { "$python" tools/atlas.py make "$work/$1.partial" "$2" "$genes" ${3:+"$3"} && mv "$work/$1.partial" "$work/$1"; }
@@ -29,4 +29,4 @@ made() { # file, cells, packing
 made gzip.h5ad "$cells" gzip
 made plain.h5ad "$cells"
 [ -e "$work/many.h5ad" ] || { "$python" tools/atlas.py repeat "$work/gzip.h5ad" "$work/many.partial" "$times" && mv "$work/many.partial" "$work/many.h5ad"; }
-"$python" tools/atlas.py compare "$work" --engine "$ENGINE" --threads "$threads"
+"$python" tools/atlas.py compare "$work" --engine "$PROGRAM" --threads "$threads"

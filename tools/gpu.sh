@@ -1,13 +1,15 @@
 #!/usr/bin/env bash
-# Everything to run on a machine with an NVIDIA GPU: checks and memory checks, then timings and counters, then the peers.
+# Everything to run on a machine with an NVIDIA GPU: checks and memory checks, then timings and counters, then the peers, and, where
+# there is more than one GPU, how a step scales over them.
 #
-#   tools/gpu.sh [OUT [PART ..]]    raw output goes to the folder OUT, default benches/results/HOST-DATE; parts are checks, timings
-#                                   and peers, all by default
+#   tools/gpu.sh [OUT [PART ..]]    raw output goes to the folder OUT, default benches/results/HOST-DATE; parts are checks, timings,
+#                                   peers and scaling, all by default; the last is worth a call of its own, of 20 minutes
 #   SECONDS_LEFT=300 tools/gpu.sh   what would begin later than that is left out, and reported; default 540
 #   PRESETS="s184 s40" tools/gpu.sh presets for the whole model and its peers; default s184
 #   SIZES="32x512 default"          sets x cells of the model's peers, "default" the presets' own steps; default 32x512 and 4x512
 #   ONLY=attention,mmd MODES=..     families of the peers and modes of torch.compile: see benches/gpu/run.py and model.py. Its choice by
 #                                   timing, max-autotune, is only made in quiet, so not beside checks
+#   SCALING="--ctas 8"              options of tools/scaling.py
 #   COMMIT=..                       of the program, where no git tells it
 #
 # Needs a driver of the 580 series or newer and cuBLASLt 13. Takes target/release/scale-engine, or $PROGRAM, as it is (build it with
@@ -19,9 +21,9 @@ cd "$(dirname "$0")/.."
 export PROGRAM=$(realpath "${PROGRAM:-target/release/scale-engine}")
 export OUT=${1:-benches/results/$(hostname)-$(date +%F)}
 parts=" ${*:2} "
-[[ $parts == "  " ]] && parts=" checks timings peers "
+[[ $parts == "  " ]] && parts=" checks timings peers scaling "
 for part in $parts; do
-    [[ " checks timings peers " == *" $part "* ]] || { echo "there is no part $part: checks, timings, peers" >&2; exit 2; }
+    [[ " checks timings peers scaling " == *" $part "* ]] || { echo "there is no part $part: checks, timings, peers, scaling" >&2; exit 2; }
 done
 export WORK=$(mktemp -d)
 mkdir -p "$OUT"
@@ -108,7 +110,15 @@ for at in range(steps // 3, marks[-1], steps // 3):
     print(f"{more:.2f} s more in the 50 steps after the checkpoint of step {at}")
 END
 }
-export -f check sanitize demo resume walk each_op
+scaling() { # seconds
+    local gpus=$(python3 tools/scaling.py --count)
+    ((gpus > 1)) || { echo "skipped: GPUs here: $gpus, needed: two"; return 0; }
+    demo >/dev/null || return
+    # The last run may begin at the end of its time.
+    python3 tools/scaling.py "$WORK/demo/data" "$WORK/demo/split.toml" --out "$OUT" --program "$PROGRAM" --limit 90 --seconds $(($1 - 120)) \
+        ${COMMIT:+--commit "$COMMIT"} ${SCALING:-}
+}
+export -f check sanitize demo resume walk scaling each_op
 
 { echo "commit ${commit:-unknown}"; "$PROGRAM" --version; sha256sum "$PROGRAM"; nvidia-smi -q -d MEMORY,CLOCK,POWER; nvidia-smi; lscpu; } >"$OUT/machine.txt" 2>&1
 model=$(printf -- '--preset %s ' ${PRESETS:-s184})$(printf -- '--size %s ' ${SIZES:-32x512 4x512})${MODES:+--modes $MODES}
@@ -182,5 +192,9 @@ if [[ $parts == *" timings "* ]] && command -v ncu >/dev/null; then
         run ncu-$kernel ncu --clock-control none --set basic --section MemoryWorkloadAnalysis --section WarpStateStats \
             -k "$kernel" -s 1 -c 1 "$PROGRAM" bench ops --preset $preset --case "$case" --turns 1 --device cuda
     done
+fi
+if [[ $parts == *" scaling "* ]]; then
+    limit=$((until - SECONDS))
+    run scaling bash -c "scaling $limit"
 fi
 exit $failed

@@ -8,7 +8,7 @@
 #
 # Needs python3 (3.11), python3.12 for annbatch, and PyPI; a peer that cannot be installed is reported as absent. Environments
 # are made once under LOADERS (default target/loaders) or found there: v311 (cell-load, bionemo-scdl, anndata, and torch, which
-# is large) and v312 (annbatch). ENGINE names a built scale-engine; without it cargo builds one.
+# is large) and v312 (annbatch). PROGRAM names a built scale-engine; without it cargo builds one.
 # Prints a Markdown table; loaders.json next to the cells holds every run. See loaders.py for the rules.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -27,13 +27,13 @@ mkdir -p "$work"
 environment v311 "${PYTHON:-python3}" cell-load==0.10.4 bionemo-scdl==0.1.3 anndata==0.12.19 psutil
 environment v312 "${PYTHON312:-python3.12}" annbatch==0.3.1 psutil
 
-if [ -z "${ENGINE:-}" ]; then
+if [ -z "${PROGRAM:-}" ]; then
     cargo build --release --quiet
-    ENGINE=target/release/scale-engine
+    PROGRAM=target/release/scale-engine
 fi
 if [ ! -e "$work/data" ]; then
-    "$ENGINE" simulate --out "$work/counts.h5ad" --cells "$cells" --genes "$genes" --perturbations 20 --cell-types 4 --batches 2 >/dev/null
-    "$ENGINE" preprocess "$work/counts.h5ad" --out "$work/data" --pert-col perturbation --control-pert non-targeting \
+    "$PROGRAM" simulate --out "$work/counts.h5ad" --cells "$cells" --genes "$genes" --perturbations 20 --cell-types 4 --batches 2 >/dev/null
+    "$PROGRAM" preprocess "$work/counts.h5ad" --out "$work/data" --pert-col perturbation --control-pert non-targeting \
         --celltype-col cell_type --batch-col batch --n-top-genes "$genes" >/dev/null
 fi
-"${PYTHON:-python3}" tools/loaders.py run "$work" --engine "$ENGINE" --peers "$peers" --threads "$threads"
+"${PYTHON:-python3}" tools/loaders.py run "$work" --engine "$PROGRAM" --peers "$peers" --threads "$threads"

@@ -8,7 +8,7 @@
 #         against pdex 0.1.27, pdex 0.3.0 and illico 0.6.0, as whole commands and as the function alone, data in memory
 #
 # Needs python3 (3.11 or newer) and PyPI. Environments are made once under PEERS (default target/peers), or found there
-# under the names below, with cells and results next to them. ENGINE names a built scale-engine; without it cargo builds one.
+# under the names below, with cells and results next to them. PROGRAM names a built scale-engine; without it cargo builds one.
 # Prints a Markdown table and how far p-values agree; peers.json next to the cells holds every run. See peers.py for the rules.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -28,14 +28,14 @@ environment cell-eval-0.8.2 cell-eval==0.8.2 pdex==0.3.0 scipy==1.17.1 polars==2
 # illico imports statsmodels without declaring it.
 environment illico illico==0.6.0 statsmodels==0.15.0 scipy==1.17.1 anndata==0.12.19 numpy==2.4.6
 
-if [ -z "${ENGINE:-}" ]; then
+if [ -z "${PROGRAM:-}" ]; then
     cargo build --release --quiet
-    ENGINE=target/release/scale-engine
+    PROGRAM=target/release/scale-engine
 fi
 python=$peers/cell-eval-0.6.6/bin/python
 
 # One simulated world of twice the size is halved: the prediction has the real cells' labels, genes and truth, but other noise.
-"$ENGINE" simulate --out "$work/counts.h5ad" --cells $((2 * cells)) --genes "$genes" \
+"$PROGRAM" simulate --out "$work/counts.h5ad" --cells $((2 * cells)) --genes "$genes" \
     --perturbations "$perturbations" --cell-types 1 --batches 1 >/dev/null
 "$python" tools/peers.py halves "$work"
-"$python" tools/peers.py run "$work" --engine "$ENGINE" --peers "$peers" --threads "$threads" ${only:+--only "$only"}
+"$python" tools/peers.py run "$work" --engine "$PROGRAM" --peers "$peers" --threads "$threads" ${only:+--only "$only"}

@@ -8,16 +8,17 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 out=${1:-target/profile} preset=${2:-s184} sets=${3:-32} cells=${4:-512}
-program=${ENGINE:-target/release/scale-engine}
+program=${PROGRAM:-target/release/scale-engine}
 # Not `bench step`: from its fourth step on, a step is one CUDA graph, whose kernels do not carry the names of ranges.
 step=("$program" profile --preset "$preset" --sets "$sets" --cells "$cells" --device cuda)
 mkdir -p "$out"
 
-nsys profile --trace cuda,nvtx,cublas --force-overwrite true --output "$out/step" "${step[@]}" --steps 3
+# `profile` has the profilers watch its watched steps alone: before them, algorithms are timed and a step is laid out.
+nsys profile --capture-range cudaProfilerApi --trace cuda,nvtx,cublas --force-overwrite true --output "$out/step" "${step[@]}" --steps 3
 nsys stats --report cuda_gpu_kern_sum,nvtx_sum "$out/step.nsys-rep" | tee "$out/kernels.txt"
 if command -v ncu >/dev/null; then
-    # Skips the first step, in which algorithms are chosen, and takes some of the kernels of the next, each with its ranges.
-    ncu --set full --nvtx --launch-skip 1000 --launch-count 60 --force-overwrite --export "$out/kernels" "${step[@]}" --steps 1
+    # The first of the watched step's kernels, each with its ranges.
+    ncu --profile-from-start off --set full --nvtx --launch-count 60 --force-overwrite --export "$out/kernels" "${step[@]}" --steps 1
 else
     echo "ncu was not found: no kernels.ncu-rep"
 fi

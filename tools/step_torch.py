@@ -2,7 +2,7 @@
 """Times a training step in PyTorch, float32 on the CPU: the peer of the engine's step.
 
     python tools/step_torch.py --threads 1 --encoder llama --sets 16 --cells 32 [--preset s40] [--recipe paper] [--compile]
-    python tools/step_torch.py --check        the fast loss and its gradients against tools/twin.py
+    python tools/step_torch.py --check        the fast loss and its gradients against tools/twin.py, flow blocks apart and joined
 
 Prints one JSON line: median_s of a step (forward, backward, clip, AdamW), pairs_per_s = B * N / median_s, and
 cpu_s, the processor time of all threads, which is steadier on a shared machine. The batch is dense and in
@@ -73,13 +73,48 @@ class FlowBlock(twin.FlowBlock):
         return linear_add(linear_add(h, a, self.w_out), F.silu(gate) * up, self.w_down)
 
 
-def build(config, genes, counts):
-    """The twin's model, same names and weights, with the faster blocks."""
+class JoinedFlowBlock(nn.Module):
+    """The same with the fewest products: one [3D + 2F, D] gives q, k, v, gate and up, one [D, D + F] takes both ways back."""
+
+    def __init__(self, width, heads, ffn):
+        super().__init__()
+        self.heads, self.width = heads, width
+        self.norm, self.w_in, self.w_last = (twin.table(*shape) for shape in (
+            (width,), (3 * width + 2 * ffn, width), (width, width + ffn)))
+
+    def forward(self, h, seed):  # [B, N, D], [B, 1, D]
+        d, f = self.width, self.w_last.shape[1] - self.width
+        u, s = norm(h, self.norm), norm(seed, self.norm)
+        q, k, v, gate, up = F.linear(u, self.w_in).split([d, d, d, f, f], -1)
+        seed_k, seed_v = F.linear(s, self.w_in[d:3 * d]).chunk(2, -1)
+        k, v = torch.cat([k, seed_k], 1), torch.cat([v, seed_v], 1)  # [B, N + 1, D]
+        a = F.scaled_dot_product_attention(*(split(x, self.heads) for x in (q, k, v)))  # [B, H, N, K]
+        return linear_add(h, torch.cat([a.transpose(1, 2).flatten(2), F.silu(gate) * up], -1), self.w_last)
+
+
+# Weight of a joined block: those that it joins, and along which axis.
+JOINED = {"w_in": ("w_qkv", "w_gate_up", 0), "w_last": ("w_out", "w_down", 1)}
+
+
+def join(weights):
+    """Weights by name, or gradients -> those of a model with joined flow blocks."""
+    found = dict(weights)
+    for name in weights:
+        block, _, last = name.rpartition(".")
+        for joined, (first, second, axis) in JOINED.items():
+            if block.startswith("flow.blocks.") and last == first:
+                found[f"{block}.{joined}"] = torch.cat([found.pop(name), found.pop(f"{block}.{second}")], axis)
+    return found
+
+
+def build(config, genes, counts, joined=False):
+    """The twin's model, same names and weights (but what `joined` flow blocks join), with the faster blocks."""
     model, e, f = twin.Scale(config, genes, counts), config["encoder"], config["flow"]
     if e["kind"] == "llama":
         blocks = [LlamaBlock(e["width"], e["heads"], e["ffn"]) for _ in range(e["layers"])]
         model.gene_encoder.blocks = nn.ModuleList(blocks)
-    blocks = [FlowBlock(f["width"], f["heads"], f["ffn"]) for _ in range(f["layers"])]
+    block = JoinedFlowBlock if joined else FlowBlock
+    blocks = [block(f["width"], f["heads"], f["ffn"]) for _ in range(f["layers"])]
     model.flow["blocks"] = nn.ModuleList(blocks)
     return model
 
@@ -121,16 +156,17 @@ def check():
         model, data = golden.build(golden.CASES[case])
         expected, _, _, grads = golden.gradients(model, data, golden.STEP)
         counts = [golden.SIZES[n] for n in ("cell_types", "perturbations", "batches")]
-        fast = build(model.config, golden.SIZES["genes"], counts).double()
-        fast.load_state_dict(model.state_dict())
-        fast.moments = model.moments
         t = twin.draws(model.config["flow"], golden.SEED, golden.STEP, (2, 5, 16), data["x0"])[0]
-        total = loss(fast, torch.cat([data["x0"], data["x1"]]), data["ids"], t)
-        total.backward()
-        torch.testing.assert_close(total, expected, rtol=1e-12, atol=0)
-        for name, w in fast.named_parameters():
-            torch.testing.assert_close(w.grad, grads[name], rtol=1e-9, atol=1e-10)
-        print(f"{case}: loss and gradients are the twin's")
+        for joined, convert in ((False, dict), (True, join)):
+            fast = build(model.config, golden.SIZES["genes"], counts, joined).double()
+            fast.load_state_dict(convert(model.state_dict()))
+            fast.moments, wanted = model.moments, convert(grads)
+            total = loss(fast, torch.cat([data["x0"], data["x1"]]), data["ids"], t)
+            total.backward()
+            torch.testing.assert_close(total, expected, rtol=1e-12, atol=0)
+            for name, w in fast.named_parameters():
+                torch.testing.assert_close(w.grad, wanted[name], rtol=1e-9, atol=1e-10)
+            print(f"{case}{', joined' * joined}: loss and gradients are the twin's")
 
 
 def init(name, shape, layers):
@@ -142,7 +178,7 @@ def init(name, shape, layers):
     if len(shape) == 1:
         return 0.0
     fan_in = shape[-2] if name.endswith("patch.w") else shape[-1]
-    last_of_block = name.endswith(("w_out", "w_down"))
+    last_of_block = name.endswith(("w_out", "w_down", "w_last"))
     return 1 / math.sqrt(fan_in * (2 * layers if last_of_block else 1))
 
 

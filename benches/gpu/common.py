@@ -31,7 +31,7 @@ except ImportError:  # then every peer is absent
     torch = None
 
 WARM, ROUNDS = 5, 2
-LONG, LEAST = 1.0, 5  # seconds after which a slow peer has had enough turns, and how many it has at least
+LONG, LEAST = 1.0, 5  # seconds after which what is slow has had enough turns, and how many it has at least
 MODES = {"default": None, "max-autotune": "max-autotune-no-cudagraphs", "reduce-overhead": "reduce-overhead"}
 
 
@@ -141,11 +141,15 @@ def warm_up(bench, prepare):
     return takes, min(hosts, default=0)
 
 
+def so_many(most, takes, long=LONG, least=LEAST):
+    """Turns of so many seconds."""
+    return min(most, max(least, int(long / takes)))
+
+
 def measure(bench, prepare, turns=None):
-    """`prepare(i)` gets copy i ready and returns the work that is timed -> median in microseconds, whether it is the host's."""
+    """`prepare(i)` gets copy i ready and returns the work that is timed -> median in microseconds, whether it is the host's, turns."""
     takes, host = warm_up(bench, prepare)
-    turns = turns or bench.turns
-    turns = min(turns, max(LEAST, int(LONG / takes)))
+    turns = so_many(turns or bench.turns, takes)
     if bench.cuda:
         torch.cuda.synchronize()
         # Clock ticks, two in a nanosecond: the host queues ahead, at least 10 ms, at most 300.
@@ -160,7 +164,7 @@ def measure(bench, prepare, turns=None):
         del kept, work
     if bench.cuda:
         torch.cuda.synchronize()
-    return median(marks), 2 * late > turns
+    return median(marks), 2 * late > turns, turns
 
 
 def waited_for(begin):
@@ -215,6 +219,7 @@ def family(bench, case, peers, rounds=ROUNDS):
                 rows[key] = fresh
                 bench.rows.append(fresh)
             rows[key]["ours_us"].append(told["median_us"])
+            rows[key]["ours_turns"] = told["turns"]
             if told.get("host_bound"):
                 rows[key]["ours_host_bound"] = True
         for shape in dict.fromkeys(shape for shape, _ in rows):
@@ -256,10 +261,10 @@ def of_peer(bench, slot, peer, direction, row):
     print(row["name"], row["shape"], direction, peer, row["peers"][peer], file=sys.stderr)
 
 
-def add_round(found, us, late):
-    """One more round of a peer; `host_bound` is what its best one was."""
+def add_round(found, us, late, turns):
+    """One more round of a peer; `host_bound` and `turns` are those of its best one."""
     if us < min(found["us"], default=math.inf):
-        found["host_bound"] = late
+        found["host_bound"], found["turns"] = late, turns
     found["us"].append(us)
 
 

@@ -8,8 +8,9 @@
 
 The peer is tools/step_torch.py's twin with fused attention, norms and AdamW. A step has weights in float32 and autocast to bfloat16, the
 usual way to train; the prediction's weights are bfloat16 beforehand, as ours are. Cells lie on the device on both sides. Times lie
-between events at the ends of turns, and nobody waits between turns; the median of 20. A turn of ours is a process of its own, and the
-peer gives its cache back before it, not its weights. FLOPs are those of the twin's products, counted on no device.
+between events at the ends of turns, and nobody waits between turns; the median of 100, of fewer where those would take more than 3 s,
+but of 20 at least; the report tells how many. A turn of ours is a process of its own, and the peer gives its cache back before it, not
+its weights. FLOPs are those of the twin's products, counted on no device.
 
 A row is a preset and a --size, SETSxCELLS; by default 32x512 and 4x512. "default" is the step for which the preset is made (s40
 16x128, s184 and s280 8x256); it has no prediction, and needs a call of its own.
@@ -18,11 +19,13 @@ Peers of a row, of which the best counts and is named:
     eager                   thin products
     torch.compile           by each of --modes. In "default" also with thin products (q, k, v, gate and up apart, each read of the input
                             once more but no gradients laid side by side), which may be the quicker ones
+    torch.compile, joined   by "default", with what algebra leaves of a flow block, as ours has it: one product gives q, k, v, gate and up,
+                            one takes both ways back
     .., CUDA graph          the same, the whole turn in one graph: forward, backward, clip, AdamW and average, as ours is. It needs no
                             compiling of its own, and leaves less to the host than torch.compile's own graphs of forward and backward
     .. reduce-overhead      torch.compile's own graphs
     .. max-autotune         Triton's products beside the library's
---modes is "default" by default. Of s184 in both sizes that is 2 to 4 minutes to --compile on 16 cores and about 4 to time (estimated:
+--modes is "default" by default. Of s184 in both sizes that is 3 to 6 minutes to --compile on 16 cores and about 6 to time (estimated:
 compiling one peer took 75 s of a prediction, 130 of a step). The other modes need a call of their own, of one preset:
     --modes reduce-overhead                     1 to 2 minutes to compile, 3 to time
     --modes max-autotune --size 32x512          7 minutes to compile, in quiet and one at a time, since it times what it chooses; 1 to time
@@ -44,6 +47,7 @@ SIZES = "32x512", "4x512"
 DEFAULT_STEPS = {"tiny": "16x32", "s40": "16x128", "s184": "8x256", "s280": "8x256"}  # src/config/presets.rs
 CONDITION_SEED = 3
 AT_A_TIME = 8  # peers that are compiled
+LONG, LEAST = 3.0, 20  # as in common.py, for whole turns
 
 
 class Way(NamedTuple):
@@ -51,6 +55,7 @@ class Way(NamedTuple):
     mode: str | None = None  # of torch.compile
     wide: bool = False
     graph: bool = False
+    joined: bool = False
 
 
 def ways(bench):
@@ -60,6 +65,7 @@ def ways(bench):
         plain["torch.compile" + f" {mode}" * (mode != "default")] = Way(mode, wide=True)
     if "default" in bench.modes:
         plain["torch.compile, thin"] = Way("default")
+        plain["torch.compile, joined"] = Way("default", wide=True, joined=True)
     graphs = {f"{peer}, CUDA graph": way._replace(graph=True) for peer, way in plain.items()
               if way.mode not in (None, "reduce-overhead")}
     return plain | graphs
@@ -71,16 +77,16 @@ def wide(u, w, parts):
 
 
 class Twin:
-    """The model of a preset, as a step or a prediction needs it."""
+    """The model of a preset, as a step or a prediction needs it, with flow blocks apart or `joined`."""
 
-    def __init__(self, bench, preset, what):
+    def __init__(self, bench, preset, what, joined):
         import golden
         import step_torch
         self.bench, self.what = bench, what
         config, (self.genes, self.counts) = golden.preset(preset), golden.PRESET_COUNTS
         config = golden.configure(golden.DEFAULT, config)
         with torch.device(bench.device):
-            model = step_torch.build(config, self.genes, self.counts)
+            model = step_torch.build(config, self.genes, self.counts, joined)
         groups = {True: [], False: []}
         with torch.no_grad():
             for name, w in model.named_parameters():
@@ -96,7 +102,7 @@ class Twin:
         for part in self.models[True].modules():
             if hasattr(part, "products"):
                 part.products = wide
-        self.weights = list(model.parameters())
+        self.weights, self.optimizer, self.average = list(model.parameters()), None, []
         if what == "step":
             groups = [{"params": weights, "weight_decay": 0.01 * on} for on, weights in groups.items()]
             self.optimizer = torch.optim.AdamW(groups, lr=2e-4, betas=(0.9, 0.95), eps=1e-8, fused=True, capturable=bench.cuda)
@@ -142,6 +148,11 @@ class Twin:
 
         turn = {"step": step, "prediction": prediction}[self.what]
         return captured(turn, self.bench) if way.graph else turn
+
+    def held(self):
+        """Bytes that it keeps between turns."""
+        states = self.optimizer.state.values() if self.optimizer else ()
+        return sum(x.nbytes for x in [*self.weights, *self.average, *(x for state in states for x in state.values())])
 
     def rest(self):
         """Gives back what a turn leaves."""
@@ -190,19 +201,37 @@ def flops(preset, what, cells):
     return counter.get_total_flops()
 
 
+def seconds(bench, turn):
+    wait = torch.cuda.synchronize if bench.cuda else lambda: None
+    wait()
+    start = time.perf_counter()
+    turn()
+    wait()
+    return time.perf_counter() - start
+
+
 def measure(bench, turn):
-    """-> median of the times from one turn's end to the next one's, whether it is the host's. Nobody waits in between, as in training."""
-    for _ in range(3):
+    """-> median of the times from one turn's end to the next one's, whether it is the host's, turns. Nobody waits in between, as in
+    training."""
+    for _ in range(2):  # compile, and choose
         turn()
+    turns = common.so_many(bench.turns, seconds(bench, turn), LONG, LEAST)
     ends, late = [now(bench.cuda)], 0
-    turns = 2 if bench.smoke else 20
     for _ in range(turns):
         turn()
         late += common.waited_for(ends[-1])
         ends.append(now(bench.cuda))
     if bench.cuda:
         torch.cuda.synchronize()
-    return common.median(list(zip(ends, ends[1:]))), 2 * late > turns
+    return common.median(list(zip(ends, ends[1:]))), 2 * late > turns, turns
+
+
+def ours(bench, asked, turns=None):
+    """-> what our program says of its turns, how many they were. How many there is time for is known after the first few."""
+    command, steps = "step" if asked.what == "step" else "predict", turns or min(LEAST, bench.turns)
+    told, = bench.ours(command, "--preset", asked.preset, "--sets", asked.sets, "--cells", asked.cells, "--steps", steps)
+    more = turns or common.so_many(bench.turns, told["median_s"], LONG, LEAST)
+    return (told, steps) if more == steps else ours(bench, asked, more)
 
 
 class Row(NamedTuple):
@@ -232,15 +261,14 @@ def compare(bench, asked):
     """A B A B of one row."""
     row = {"name": asked.what, "shape": asked.shape(), "direction": "whole", "bytes": 0, "flops": 0, "ours_us": [], "peers": {},
            "peak_gib": {}}
-    twin, failed = None, set()
+    twins, failed = {}, set()
     if torch is None:
         row["peers"]["torch"] = {"absent": "not installed"}
     for _ in range(common.ROUNDS):
         if bench.left() < 0:
             break
         common.free(bench)
-        command, steps = "step" if asked.what == "step" else "predict", 2 if bench.smoke else 20
-        told, = bench.ours(command, "--preset", asked.preset, "--sets", asked.sets, "--cells", asked.cells, "--steps", steps)
+        told, row["ours_turns"] = ours(bench, asked, row.get("ours_turns"))
         row["ours_us"].append(1e6 * told["median_s"])
         row["peak_gib"]["ours"] = told["memory_gib"]
         if told.get("host_bound"):
@@ -253,7 +281,9 @@ def compare(bench, asked):
             try:
                 if bench.left() < 0:
                     raise TimeoutError("no time was left")
-                twin = twin or Twin(bench, asked.preset, asked.what)
+                if way.joined not in twins:
+                    twins[way.joined] = Twin(bench, asked.preset, asked.what, way.joined)
+                twin = twins[way.joined]
                 row["flops"] = row["flops"] or asked.sets * flops(asked.preset, asked.what, asked.cells)
                 twin.rest()
                 if bench.cuda:
@@ -261,15 +291,16 @@ def compare(bench, asked):
                 found = measure(bench, twin.turn(way, asked.sets, asked.cells))
                 common.add_round(row["peers"].setdefault(peer, {"us": []}), *found)
                 if bench.cuda:
-                    # The lower round's: where there was no compiling ahead, the first one's is the compiler's.
-                    gib = torch.cuda.max_memory_reserved() / 2**30
+                    # Not what the other twin keeps. The lower round's: where there was no compiling ahead, the first one's is the compiler's.
+                    others = sum(other.held() for other in twins.values() if other is not twin)
+                    gib = (torch.cuda.max_memory_reserved() - others) / 2**30
                     row["peak_gib"][peer] = min(gib, row["peak_gib"].get(peer, gib))
             except Exception as error:  # what a peer cannot do is reported, not fatal
                 failed.add(peer)
                 row["peers"].setdefault(peer, {"absent": common.why(error)})  # timed in the first round, it stays timed
             print(row["name"], row["shape"], peer, row["peers"][peer], flush=True)
             bench.save()
-            if twin:
+            for twin in twins.values():
                 twin.rest()
 
 
@@ -278,6 +309,7 @@ def job(at, *more, **environment):
     done = subprocess.run([sys.executable, *sys.argv, "--job", str(at), *more], env=os.environ | environment)
     if done.returncode != 0:
         print(f"job {at}: ended with exit code {done.returncode}", flush=True)
+    return done.returncode == 0
 
 
 def to_compile(bench):
@@ -289,7 +321,8 @@ def fill_cache(bench, row, peer):
     """Compiles a peer and does one turn."""
     began, said = time.monotonic(), "compiled"
     try:
-        Twin(bench, row.preset, row.what).turn(ways(bench)[peer], row.sets, row.cells)()
+        way = ways(bench)[peer]
+        Twin(bench, row.preset, row.what, way.joined).turn(way, row.sets, row.cells)()
         if bench.cuda:
             torch.cuda.synchronize()
     except Exception as error:  # most likely no memory: others use the device. What was compiled until then is kept
@@ -325,9 +358,8 @@ def main():
         # A process each: a capture that fails may end PyTorch (2.11) when it next gives memory back.
         if asked.out:
             asked.out.unlink(missing_ok=True)
-        for at in range(len(rows(bench))):
-            if bench.left() > 0:
-                job(at, "--seconds", f"{bench.left():.0f}")
+        ended = [job(at, "--seconds", f"{bench.left():.0f}") for at in range(len(rows(bench))) if bench.left() > 0]
+        sys.exit(not all(ended))
     else:
         if asked.out and asked.out.exists():
             bench.rows = json.loads(asked.out.read_text())

@@ -46,6 +46,15 @@ def bound(found, field="host_bound"):
     return ", host-bound" if found.get(field) else ""
 
 
+def turns(row):
+    """How many turns a time is the median of, where the file tells it."""
+    told = {"ours": row.get("ours_turns")} | {peer: found.get("turns") for peer, found in row["peers"].items()}
+    told = {who: number for who, number in told.items() if number}
+    if len(set(told.values())) == 1:
+        return [f"{told.popitem()[1]} turns"]
+    return ["turns: " + ", ".join(f"{who} {number}" for who, number in told.items())] if told else []
+
+
 def line(row, ceilings):
     us, peer, lowest = ours(row), best(row), floor(row, ceilings)
     cells = [f"{row['name']} {row['direction']}", size(row), figure(us) + bound(row, "ours_host_bound")]
@@ -61,7 +70,7 @@ def others(row):
             for us, peer in timed(row) if not first or peer != first[1]]
     told += [f"{peer} absent: {found['absent']}" for peer, found in row["peers"].items() if "absent" in found]
     told += [f"{who} {gib:.1f} GiB" for who, gib in row.get("peak_gib", {}).items() if gib]
-    return f"- {row['name']} {row['direction']}, {size(row)}: " + ("; ".join(told) or "no other")
+    return f"- {row['name']} {row['direction']}, {size(row)}: " + ("; ".join(told + turns(row)) or "no other")
 
 
 def markdown(result):

@@ -15,13 +15,13 @@ const EXAMPLE: &str = "\
 Examples:
   scale-engine predict RUN --data DATA --split held_out.toml --subset test \\
       --with-controls --out pred.h5ad --real-out real.h5ad
-  scale-engine predict RUN --controls my_controls.h5ad --request wanted.csv \\
-      --out pred.h5ad
   scale-engine predict RUN-0 RUN-1 RUN-2 --data DATA --split held_out.toml \\
       --out pred.h5ad --effects-out effects.h5ad
+  scale-engine predict RUN --controls my_controls.h5ad --request wanted.csv \\
+      --out pred.h5ad
 
-The first predicts what a split holds out, for `evaluate`. The third averages three runs. The second predicts perturbations that the run was trained on, from \
-your own control cells:
+The first predicts the held-out cells of a split, for `evaluate`; the second averages three runs; the third predicts perturbations \
+that the run was trained on, from your own control cells:
   wanted.csv         perturbation,cell_type,batch,cells
                      IFNB1,B,all,200
   my_controls.h5ad   counts or log1p values, and the run's columns of labels

@@ -4,7 +4,7 @@ use super::device;
 use crate::error::Result;
 use crate::gpu::{Gpu, guard};
 use crate::laps::Pass;
-use crate::profile::{Memory, Profile, Row, Sizes, profile};
+use crate::profile::{Kernel, Memory, Profile, Row, Sizes, profile};
 
 const EXAMPLE: &str = "\
 Example:
@@ -122,10 +122,20 @@ fn print(found: &Profile) {
     }
     found.memory.iter().for_each(|memory| print_memory(memory, *pairs));
     if !found.kernels.is_empty() {
-        println!("\n{:<51} {:>8} {:>9}", "kernel", "launches", "ms");
+        println!(
+            "\n{:<51} {:>8} {:>9} {:>7} {:>8} {:>8}",
+            "kernel", "launches", "ms", "share", "GB/s", "TFLOP/s"
+        );
     }
-    for kernel in &found.kernels {
-        println!("{:<51} {:>8.0} {:>9.3}", kernel.name, kernel.launches, 1e3 * kernel.seconds);
+    for Kernel { name, launches, seconds, share, work } in &found.kernels {
+        let rate = |i: usize, unit: f64| work.map(|work| work[i] / seconds / unit).filter(|&rate| rate > 0.0);
+        let shown = |rate: Option<f64>, digits| rate.map_or(String::new(), |rate| format!("{rate:.digits$}"));
+        let (gb, tflop) = (shown(rate(0, 1e9), 1), shown(rate(1, 1e12), 3));
+        println!(
+            "{name:<51} {launches:>8.0} {:>9.3} {:>6.1}% {gb:>8} {tflop:>8}",
+            1e3 * seconds,
+            100.0 * share
+        );
     }
 }
 

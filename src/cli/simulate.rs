@@ -6,7 +6,7 @@ use serde_json::json;
 
 use crate::data::h5ad::H5ad;
 use crate::data::simulate::{CONTROL, Settings, simulate};
-use crate::error::Result;
+use crate::error::{Result, counted};
 
 /// Write an h5ad of simulated cells whose true effects are known
 #[derive(Debug, clap::Args)]
@@ -83,9 +83,11 @@ pub fn run(args: Args) -> Result<()> {
         return Ok(());
     }
     println!(
-        "{}: {cells} cells x {genes} genes, {perturbations} perturbations and {CONTROL:?}, {cell_types} cell \
-         types, {batches} batches; {counts:.0} counts per cell, {:.1} % zeros",
+        "{}: {cells} cells x {genes} genes, {} and {CONTROL:?}, {}, {}; {counts:.0} counts per cell, {:.1} % zeros",
         args.out.display(),
+        counted(perturbations, "perturbation"),
+        counted(cell_types, "cell type"),
+        if batches == 1 { "1 batch".into() } else { format!("{batches} batches") },
         100.0 * zeros
     );
     Ok(())

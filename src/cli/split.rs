@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::Args as ClapArgs;
 
 use crate::aside;
+use crate::data::h5ad::H5ad;
 use crate::data::shard::Data;
 use crate::data::split::{FewShot, PartReport, Preset, Report, Split};
 use crate::error::{Error, Result};
@@ -26,7 +27,8 @@ The paper names no line or donor; these are the ones that the field holds out.
 
 DATA must have been made with these columns: for tahoe --celltype-col cell_line (cell_line_id from parquet), for pbmc \
 --celltype-col donor --batch-col cell_type, for replogle --celltype-col cell_line. (A split file holds out only cell types, so \
-donors must stand for them; controls are matched by both columns.) The files have no validation part, so that no best checkpoint is chosen.
+donors must stand for them; controls are matched by both columns.) The files have no validation part, so no best \
+checkpoint is selected.
 
 An example of held_out.toml, in cell-load's format. Its one data set, here `kang`, stands for DATA, whatever it is called:
   [datasets]
@@ -81,6 +83,7 @@ pub fn run(args: Args) -> Result<()> {
         (Some(path), ..) => Split::load(&path, &data)?,
         (None, Some(preset), Some(out)) => {
             aside::apart(&[&out], &[&args.data])?;
+            H5ad::replaceable(&out)?;
             let few = args.few_shot.map(|share| FewShot { share, seed: args.seed });
             let text = preset.text(&data, few)?;
             // Checked first: nothing is written that `train` would refuse.

@@ -40,8 +40,8 @@ impl Data {
     }
 }
 
-/// Perturbed groups, by whether their cell type has control cells: a model learns from and predicts only those that have, a baseline
-/// predicts only those.
+/// Perturbed groups, by whether their cell type has control cells: models train on and predict only groups whose cell type has
+/// some; baselines predict only those.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Usable {
     /// Those that can be used.
@@ -71,7 +71,7 @@ impl Usable {
         Some(format!("{groups} not predicted: no control cells of their cell type, such as {example}"))
     }
 
-    /// Refuses to predict nothing: `field` is what the user chose the groups by.
+    /// An error if no group can be predicted; `field` names the setting that chose the groups.
     pub(crate) fn check_some(&self, data: &Data, field: &str) -> Result<()> {
         let what = match self.unmatched.first() {
             _ if !self.groups.is_empty() => return Ok(()),

@@ -224,8 +224,8 @@ impl Features {
         }
     }
 
-    /// The same, read as another run read them, of whose weights use is made: standardised as there. Of a feature that was the same for
-    /// all perturbations there, nothing was learned: it is the difference from that in our own deviations.
+    /// These features, standardised with another run's means and deviations because its weights are reused. A feature that was
+    /// constant in that run keeps this run's deviation: that run learned nothing from it.
     pub fn as_in(mut self, other: &Features) -> Features {
         self.mean.clone_from(&other.mean);
         let known = self.std.iter_mut().zip(&other.std).filter(|(_, theirs)| **theirs > 0.0);
@@ -246,8 +246,9 @@ impl Features {
         Ok(self)
     }
 
-    /// What to know of a prediction for perturbations with these ids, by a run that was not trained on those in `untrained`, sorted:
-    /// that they differ in what training could not learn of, or are far from all that it saw.
+    /// Warnings about predictions for the perturbations with these ids, by a run that was not trained on those in `untrained`,
+    /// sorted: features that were constant in training differ in them, or others lie far from the mean, farther than in all
+    /// perturbations trained on.
     pub fn doubts(&self, data: &Manifest, untrained: &[String], asked: &BTreeSet<u32>) -> Vec<String> {
         let columns = &self.id.columns;
         let rows = || {

@@ -21,6 +21,12 @@ pub fn divisor(library: f32, target: f64) -> f32 {
     if divisor == 0.0 { 1.0 } else { divisor }
 }
 
+/// log1p-scale value of a gene on which all counts of a cell scaled to `target` fall: no measured cell exceeds it. Infinite if the
+/// total is unknown.
+pub fn greatest(target: Option<f64>) -> f32 {
+    target.map_or(f32::INFINITY, |target| target.ln_1p() as f32)
+}
+
 /// log1p-scale value of a stored value; `divisor` as returned by [`divisor`], used only for counts.
 ///
 /// Computed in f64 and rounded once: the f32 functions of different systems differ in the last bit, and so would the chosen genes.

@@ -43,8 +43,8 @@ pub struct Observer {
 brief!(Observer, |observer| target: observer.target);
 
 /// Why no counts can be drawn.
-pub const UNTOLD_TOTAL: &str = "counts can only be drawn if it is known what total each cell was scaled to \
-                                before log1p, and these data do not say; give it with \
+pub const UNTOLD_TOTAL: &str = "drawing counts needs the total to which cells were scaled before log1p, \
+                                which these data do not record; give it with \
                                 `preprocess --target-sum N`, or use `--observe none`";
 
 impl Observer {

@@ -1,8 +1,8 @@
 //! Cells with their labels: what predict, baseline and export produce and evaluate reads. [`measured`] takes them from a data
 //! directory, as they are scored and written.
 //!
-//! The numbers go to a file as they come, of which memory keeps the labels alone, or are held as CSR: 50,000 cells x 2000 genes with
-//! 25 % non-zeros take 200 MB.
+//! Expression values are either streamed to a file, with only the labels in memory, or held as a CSR matrix: 50,000 cells x 2000
+//! genes with 25 % non-zeros take 200 MB.
 
 mod measured;
 
@@ -199,12 +199,17 @@ impl<R> Population<R> {
         write: impl FnOnce(R, &Frame, &Frame, &[(String, Extra)]) -> Result<T>,
     ) -> Result<T> {
         let mut columns = labelled(&self.columns, self.label_columns());
+        let labels: Vec<String> = columns.iter().map(|(name, _)| name.clone()).collect();
         let mut add = |name: &str, column: Column| {
             if columns.iter().all(|(other, _)| other != name) {
                 columns.push((name.to_string(), column));
             }
         };
-        let totals = self.columns.size.clone().unwrap_or("total_counts".into());
+        // Labels may have that name already, such as those of a batch column `total_counts`.
+        let wanted = self.columns.size.clone().unwrap_or("total_counts".into());
+        let names = (0..).map(|i| if i == 0 { wanted.clone() } else { format!("{wanted}-{i}") });
+        let totals = names.into_iter().find(|name| labels.iter().all(|other| other != name));
+        let totals = totals.expect("there are more numbers than labels");
         if self.unit == Unit::Counts {
             add(&totals, Column::Float(self.totals));
         }
@@ -263,7 +268,7 @@ impl<R: Rows> Population<R> {
     /// Appends a measured cell given only its non-zeros, genes ascending; labels are cell type, perturbation, batch.
     ///
     /// # Errors
-    /// Genes and values that are no row of the matrix; a file that cannot be written, so too for the others that append.
+    /// Genes and values that do not form a row; a file that cannot be written. The other push functions fail likewise.
     pub fn push_measured(
         &mut self,
         name: &str,

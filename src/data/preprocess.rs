@@ -223,8 +223,8 @@ pub struct Summary {
 }
 
 /// Makes a data directory; nothing is left on failure. A run that is stopped or killed leaves the parts that are done, and the next
-/// run continues after them. `progress` is told of the cells read, once a pass. Every block of rows needs the memory that the one
-/// before it gave back: a program does well to call [`memory::keep`](crate::memory::keep) first.
+/// run continues after them. `progress` is told of the cells read, once a pass. Each block of rows reuses the memory of the one
+/// before: call [`memory::keep`](crate::memory::keep) first, so that the allocator does not return it to the system.
 ///
 /// # Errors
 /// [`Error::Stopped`], which names the folder of the parts, if it is asked to stop before the last cell is read. Files that cannot be
@@ -272,8 +272,8 @@ fn worked<T>(
         }
         Err(Halt::Made) => Ok(None),
         Err(Halt::Failed(error @ Error::Stopped(_))) => {
-            let way =
-                format!("; {} has what is done, and the same again goes on from there", work.dir().display());
+            let dir = work.dir().display();
+            let way = format!("; {dir} holds the finished parts; run the same command again to continue");
             Err(error.with_way(&way))
         }
         Err(Halt::Failed(error)) => {

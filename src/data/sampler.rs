@@ -96,6 +96,7 @@ impl Sampler {
         if sources.is_empty() {
             let what = match groups.len() {
                 0 => "there are no groups to train on".to_string(),
+                _ if unmatched.is_empty() => "there are no perturbed cells to train on".to_string(),
                 all => {
                     let unmatched = unmatched.len();
                     format!(

@@ -1,8 +1,8 @@
 //! What values are: counts, log1p of normalised counts, or that divided by ten; and to which total the counts were scaled.
 //!
-//! Whoever reads a matrix asks here: from what its source and its reader say of it ([`Told`]) and from the values of some cells
-//! follows what all cells are taken for ([`Found`]), and each cell must then agree. What is wrong is said here; the way out depends
-//! on who asks, and is added there. Only `evaluate` tells the two apart by another rule, that of cell-eval (`evaluate::lognorm`).
+//! Every reader of a matrix decides here. What its source and its caller state ([`Told`]), with the values of some cells,
+//! determines what all cells hold ([`Found`]); each cell is then checked against it. Errors are worded here; the caller adds the
+//! remedy. Only `evaluate` tells counts from logs by another rule, that of cell-eval (`evaluate::lognorm`).
 
 mod refusal;
 

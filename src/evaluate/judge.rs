@@ -72,7 +72,7 @@ impl<'a> Judge<'a> {
         Ok(self.scored(pred, &own, &log_normalised(pred, self.shared_total())?))
     }
 
-    /// The same of what stands beside a prediction: its log values are brought to the measured cells' total, if that is known.
+    /// Scores a baseline or another comparison: its log values are brought to the measured cells' total, if that is known.
     pub fn score_beside(&self, side: &Side) -> Result<(Report, Fit)> {
         let own = self.checked(side)?;
         let logs = log_normalised(side, self.shared_total())?;

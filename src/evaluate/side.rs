@@ -324,7 +324,7 @@ fn gene_difference(real: &Side, pred: &Side, first: usize) -> String {
     let name = |side: &Side| side.genes.get(first).map_or("nothing".to_string(), |g| format!("{g:?}"));
     let mut what = format!("genes differ from {}: ", real.source.display());
     if missing.is_none() && extra.is_none() && a == b {
-        what += &format!("gene {first} is {} here and {} there", name(pred), name(real));
+        what += &format!("gene {} is {} here and {} there", first + 1, name(pred), name(real));
         return what + "; the names are the same but in another order: reorder the columns";
     }
     what += &format!("{b} here, {a} there");

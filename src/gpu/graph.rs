@@ -171,9 +171,11 @@ impl Graph {
             // The form differs: make a new one.
             self.let_go();
         }
+        // Without it NCCL's sums would have the priority of the stream that the graph is launched on, not of their own.
+        let flags = sys::CUgraphInstantiate_flags::CUDA_GRAPH_INSTANTIATE_FLAG_USE_NODE_PRIORITY;
         // SAFETY: a live graph.
-        let ready = unsafe { result::graph::instantiate(graph, sys::CUgraphInstantiate_flags(0)) }
-            .map_err(said("cuGraphInstantiate"))?;
+        let ready =
+            unsafe { result::graph::instantiate(graph, flags) }.map_err(said("cuGraphInstantiate"))?;
         self.ready = Some(ready);
         Ok(ready)
     }

@@ -99,8 +99,8 @@ fn doubt(runs: &Runs, name: &str, keep: bool) -> std::result::Result<Option<Stri
     match name == runs.data().control {
         false => Ok(None),
         true if keep => {
-            let what = format!("{what}, under which the control cells are written too");
-            Err(format!("{what}; leave out this line, or --with-controls"))
+            let what = format!("{what}: its predicted cells would be mixed with the measured controls");
+            Err(format!("{what}; drop this line or --with-controls"))
         }
         true => Ok(Some(format!("{what}: evaluation would take the predicted cells for measured controls"))),
     }
@@ -135,6 +135,20 @@ impl PoolIndex {
     }
 }
 
+/// Refuses a header that is not that of a request.
+fn check_columns(path: &Path, columns: &csv::StringRecord) -> Result<()> {
+    let known = ["perturbation", "cell_type", "batch", "cells"];
+    let is_there = |name: &&str| *name == "batch" || columns.iter().any(|column| column == *name);
+    if columns.iter().all(|column| known.contains(&column)) && known.iter().all(is_there) {
+        return Ok(());
+    }
+    let what = format!(
+        "the columns are {}; a request has perturbation,cell_type,batch,cells, of which batch may be missing",
+        columns.iter().collect::<Vec<_>>().join(",")
+    );
+    Err(Error::format(path, what))
+}
+
 fn read(manifest: &Manifest, path: &Path) -> Result<Vec<Row>> {
     let bad = |e: csv::Error| {
         let what = match e.kind() {
@@ -146,8 +160,9 @@ fn read(manifest: &Manifest, path: &Path) -> Result<Vec<Row>> {
         Error::format(path, format!("{what}; columns are perturbation,cell_type,batch,cells"))
     };
     let text = std::fs::read(path).at(path)?;
-    let mut reader = csv::Reader::from_reader(&text[..]);
+    let mut reader = csv::ReaderBuilder::new().trim(csv::Trim::All).from_reader(&text[..]);
     let columns = reader.headers().map_err(bad)?.clone();
+    check_columns(path, &columns)?;
     // A record's position may be the end of the line before it, or that of skipped empty lines.
     let (mut read, mut line) = (0, 1);
     let row = |record: csv::Result<csv::StringRecord>| {
@@ -178,8 +193,8 @@ fn read(manifest: &Manifest, path: &Path) -> Result<Vec<Row>> {
         let batch = row.batch.as_ref().unwrap_or(&manifest.batches[0]);
         if !seen.insert((&row.perturbation, &row.cell_type, batch)) {
             return wrong(
-                "asks for a population a second time, which would give the same cells; ask once, for more \
-                 cells",
+                "repeats a population of an earlier line, which would give the same cells; ask for more \
+                 cells on one line instead",
             );
         }
     }

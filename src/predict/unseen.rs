@@ -38,8 +38,8 @@ pub fn tell(runs: &Runs, job: &Job, report: &mut Report) {
         if trained.features.is_some() || unseen.is_empty() {
             return Vec::new();
         }
-        let all = if unseen.len() == 1 { "it" } else { "them" };
-        let what = format!("are meaningless: the run was trained on no cell of {all}");
+        let these = if unseen.len() == 1 { "this perturbation" } else { "these perturbations" };
+        let what = format!("are meaningless: the run was trained on no cells with {these}");
         vec![format!("predictions for {} {what}", some_of(&unseen))]
     }));
 }

@@ -5,6 +5,7 @@ use rayon::prelude::*;
 use super::means::Sum;
 use super::{ControlCells, Means, Predictor, Request};
 use crate::data::controls::rounds;
+use crate::data::normalise::greatest;
 use crate::data::observe::Observer;
 use crate::error::{Error, Result};
 use crate::gpu::guard;
@@ -180,8 +181,7 @@ impl Course<'_> {
     fn cells(&mut self, chunk: &[usize], wanted: usize) -> Vec<f32> {
         let Calibrated { predictor, offset } = self.model;
         let (model, g, factor) = (predictor.model, predictor.genes(), predictor.data.factor);
-        // The value if all counts of a cell fell on one gene: no measured cell exceeds it.
-        let most = predictor.data.target.map_or(f32::INFINITY, |target| target.ln_1p() as f32);
+        let most = greatest(predictor.data.target);
         let mut made: Vec<f32> = Vec::new();
         for chunk in chunk[..wanted.next_multiple_of(self.model.set())].chunks(self.model.pass()) {
             let b = chunk.len() / self.model.set();

@@ -5,6 +5,7 @@ use super::var::TapeId;
 use super::{Back, Grads, Node, Reader, Remake, Tape, Var, WayBack, fresh};
 use crate::laps::Pass;
 use crate::tensor::Tensor;
+use crate::trace;
 
 /// What [`Tape::backward`] found.
 pub struct Gradients {
@@ -91,6 +92,7 @@ impl<'a> Sweep<'a> {
             return (0..way_back.answers()).for_each(|_| self.answered(&inputs));
         };
         drop(value);
+        let _op = trace::range(format_args!("{} backward", op.name));
         // Ops rely on it: the gradient is shaped, stored and placed as the value is.
         let alike =
             dy.shape() == shape && real.is_none_or(|real| dy.real() == real) && dy.is_on(gpu.as_ref());

@@ -217,7 +217,7 @@ fn other_way(run: &RunFolder) -> Option<String> {
     // Newest first: a check reads a file whole, and there may be many.
     let (step, path) = others.into_iter().rev().find(|(_, path)| Checkpoint::check(path).is_ok())?;
     let name = path.file_name()?.to_string_lossy();
-    let how = "with cp --remove-destination: names of one step may be one file";
+    let how = "with cp --remove-destination (checkpoints may be hard links to one file)";
     Some(format!(
         "; to continue from another checkpoint, copy {name} (step {step}) to last.safetensors, {how}"
     ))

@@ -39,7 +39,7 @@ fn genes_must_be_the_same_in_the_same_order() {
     let real = simulated(&[20, 10], 5, 0.3, 0, 1);
     let mut pred = real.clone();
     pred.genes.swap(1, 3);
-    assert!(refused(&real, &pred).contains("gene 1 is \"G3\" here and \"G1\" there; the names are the same"));
+    assert!(refused(&real, &pred).contains("gene 2 is \"G3\" here and \"G1\" there; the names are the same"));
     pred.genes[1] = "NEW".to_string();
     let message = refused(&real, &pred);
     assert!(message.contains("missing here: \"G3\"") && message.contains("only here: \"NEW\""), "{message}");

@@ -340,12 +340,12 @@ pub(crate) fn make_unique(names: &mut [String]) -> usize {
     renamed
 }
 
-/// The error of a column that a file lacks: not the file is wrong, but whoever asks it.
+/// The error for a missing column: a fault of the setting, not of the file.
 pub(super) fn missing_column(path: &Path, column: &str, names: &[String]) -> Error {
     let near = nearest(column, names);
     let hint = near.first().map_or(String::new(), |name| format!("; did you mean {name:?}?"));
     let there = if names.is_empty() { " none".to_string() } else { format!(": {}", names.join(", ")) };
-    let what = format!("unknown to {}{hint} (the file has{there})", path.display());
+    let what = format!("not in {}{hint} (the file has{there})", path.display());
     Error::setting(format!("column {column:?}"), what)
 }
 

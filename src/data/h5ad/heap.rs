@@ -29,7 +29,7 @@ struct Collection {
     objects: HashMap<u32, (usize, usize)>,
 }
 
-/// Text of each entry; `None` if the type is not text. What is no UTF-8 is taken as Latin-1, as some programs
+/// Text of each entry; `None` if the type is not text. Entries that are not UTF-8 are read as Latin-1, as some programs
 /// write it: names that differ stay different.
 pub(super) fn texts(kind: &Datatype, bytes: &[u8], path: &Path) -> Result<Option<Vec<String>>> {
     match kind {

@@ -73,13 +73,14 @@ fn push_measured<R: Rows>(
 /// The control groups in `other` of the cell types of these groups of `data`.
 ///
 /// # Errors
-/// Cells of other genes or on another scale, or no control cells of a type.
+/// Cells of other genes or on another scale, no control cells of a type, or the number of a group that the data does not have.
 pub fn other_controls(data: &Data, groups: &[u32], other: &Data) -> Result<Vec<u32>> {
     let wrong = |what: String| Error::format(other.dir(), what);
     if let Some(what) = data.manifest().other_numbers(other.manifest()) {
         let way = format!("make it with `preprocess --genes {}`", data.dir().display());
         return Err(wrong(format!("{what}; {way}")));
     }
+    data.check_groups(groups)?;
     let types: BTreeSet<&str> = groups.iter().map(|&group| data.names(group)[0]).collect();
     let all = 0..other.groups().len() as u32;
     let controls: Vec<u32> = all.filter(|&g| other.names(g)[1] == other.manifest().control).collect();
@@ -105,12 +106,14 @@ pub fn push_controls<R: Rows>(population: &mut Population<R>, data: &Data, group
 /// Appends every measured cell of some groups.
 ///
 /// # Errors
-/// Counts are asked for, but the data are logs; a file that cannot be written.
+/// The number of a group that the data does not have; counts are asked for, but the data are logs; a file that cannot be written.
 pub fn push_groups<R: Rows>(
     population: &mut Population<R>,
     data: &Data,
     groups: impl IntoIterator<Item = u32>,
 ) -> Result<()> {
+    let groups: Vec<u32> = groups.into_iter().collect();
+    data.check_groups(&groups)?;
     for group in groups {
         population.extend_measured(data, data.names(group), data.groups()[group as usize].range())?;
     }

@@ -25,7 +25,7 @@ pub fn doubts(column: &str, labels: &[String], control: &str) -> Vec<String> {
         |(same, names): &(&String, &Vec<&str>)| NOTHING.contains(&same.as_str()) && !names.contains(&control);
     let nothing = alike.iter().filter(empty).map(|(_, names)| {
         format!(
-            "column {column:?}: {} is taken as a name; only cells without a label are left out",
+            "column {column:?}: the text {} counts as a label; only cells with a missing label are left out",
             some_of(names)
         )
     });
@@ -49,6 +49,6 @@ mod tests {
             "{said}"
         );
         let said = told(&["A", "nan"]);
-        assert!(said.contains(r#"column "gene": "nan" is taken as a name"#), "{said}");
+        assert!(said.contains(r#"column "gene": the text "nan" counts as a label"#), "{said}");
     }
 }

@@ -226,7 +226,7 @@ fn left(
     let kept = || perturbations(inputs, keep);
     let several = inputs.vocabularies[PERTURBATION].len() > 1;
     let what = if rare.iter().all(|&rare| rare) {
-        "no gene is in that many cells".to_string()
+        "no gene is expressed in that many cells".to_string()
     } else if kept().next().is_none() {
         "no cell is left".to_string()
     } else if control.is_some() && !kept().any(|perturbation| Some(perturbation) == control) {

@@ -133,7 +133,7 @@ impl Table {
             unused: (keys.len() - matched) as u64,
             first_unused: unused.take(3).map(|(name, _)| name.clone()).collect(),
         };
-        Ok((Given { columns: named.into_iter().zip(labels).collect(), rows }, joined))
+        Ok((Given { path, columns: named.into_iter().zip(labels).collect(), rows }, joined))
     }
 }
 
@@ -197,7 +197,7 @@ fn rows(
             let way = match number {
                 None => "make the names unique".to_string(),
                 Some(number) => format!(
-                    "end the names that files share with the number of the file in the table, such as {:?}",
+                    "in the table, append the file's number to names that occur in several files, as in {:?}",
                     numbered(name, number)
                 ),
             };
@@ -214,12 +214,18 @@ fn rows(
 
 /// What a table says of the cells.
 pub(super) struct Given {
+    path: PathBuf,
     columns: Vec<(String, Labels)>,
     /// Row of each cell, per file.
     rows: Vec<Vec<u32>>,
 }
 
 impl Given {
+    /// The table's file.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Labels of the cells of each file; `None` if the table lacks the column.
     pub(super) fn labels(&self, column: &str) -> Option<impl Iterator<Item = Labels>> {
         let (_, of) = self.columns.iter().find(|(name, _)| name == column)?;

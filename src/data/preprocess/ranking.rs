@@ -5,6 +5,7 @@ use serde::Serialize;
 use super::filter::{Filtered, Filters};
 use super::{Genes, Parts, Settings, SharedGenes, choose, filled, genes, plan, worked};
 use crate::aside;
+use crate::data::h5ad::H5ad;
 use crate::data::shard::Scale;
 use crate::error::{Error, Result};
 use crate::progress::Progress;
@@ -47,6 +48,7 @@ pub fn rank_genes(settings: &Settings, progress: &Progress) -> Result<Ranking> {
         return Err(Error::setting("--genes", "names the genes: there is nothing to rank"));
     }
     aside::apart(&[&settings.out], &settings.inputs)?;
+    H5ad::replaceable(&settings.out)?;
     // All but the pass that stores rows.
     let passes = |scale| {
         let mut passes = plan::passes(settings, scale);

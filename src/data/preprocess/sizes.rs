@@ -31,22 +31,20 @@ pub(super) fn read(
     given: Option<&Given>,
 ) -> Result<Vec<Option<Vec<f32>>>> {
     let Some(column) = column else { return Ok(vec![None; files.len()]) };
-    match given.and_then(|given| given.labels(column)) {
-        Some(labels) => {
-            labels.zip(files).map(|(labels, file)| labels.numbers(file.path(), column).map(Some)).collect()
-        }
+    match given.and_then(|given| Some((given.path(), given.labels(column)?))) {
+        Some((table, labels)) => labels.map(|labels| labels.numbers(table, column).map(Some)).collect(),
         None => files.iter().map(|file| file.numbers(column).map(Some)).collect(),
     }
 }
 
-/// What to say of counts whose cells' totals nobody has given, by a file's first cells: if they are few genes', that their sum is
-/// taken, and if a column has far more of them, which.
+/// A note for counts without given totals, judged by a file's first cells: which column holds much larger totals, or else, if the
+/// file has few genes, that the sum over them is used.
 pub(super) fn unasked(file: &H5ad, cells: &Cells) -> Option<String> {
     told_by_column(file, cells).or_else(|| {
         let genes = file.shape().1;
         let sum = format!(
-            "{}: the sum of its {genes} genes is taken as a cell's total; if more genes were measured, give the cells' totals with \
-             --size-col",
+            "{}: a cell's total is the sum over the {genes} genes of this file; if more genes were measured, name a column of \
+             total counts with --size-col",
             file.path().display()
         );
         (genes < PANEL && file.told(TOTALS).is_none()).then_some(sum)
@@ -74,8 +72,8 @@ fn told_by_column(file: &H5ad, cells: &Cells) -> Option<String> {
     let names = own.iter().map(String::as_str).chain(NAMES);
     let (name, ratio) = names.into_iter().find_map(|name| Some((name, ratio(name)?)))?;
     Some(format!(
-        "{}: obs column {name:?} has {ratio:.1} times the counts of the matrix; if it holds the cells' totals over all measured \
-         genes, give --size-col {name}",
+        "{}: obs column {name:?} is {ratio:.1} times a cell's sum in the matrix; if it holds total counts over all measured genes, \
+         add --size-col {name}",
         file.path().display()
     ))
 }

@@ -73,8 +73,8 @@ pub(super) fn find(settings: &Settings, inputs: &Inputs, found: &Found, work: &W
         Some(median) if median > 0.0 => Ok(Some(f64::from(median))),
         _ => Err(Halt::Failed(Error::setting(
             "--target-sum",
-            "the median cell has no counts at all; give a number, or median-nonzero if some cells have \
-             counts",
+            "at least half of the cells have no counts, so that no median can be scaled to; give a number, or \
+             median-nonzero if some cells have counts",
         ))),
     }
 }

@@ -126,7 +126,10 @@ impl Work {
             Some(_) => None,
             None => {
                 fs::create_dir_all(&dir).at(&dir)?;
-                aside::claim(&dir, "another process is making the same; wait for it, or give another --out")?
+                aside::claim(
+                    &dir,
+                    "another process is writing the same output; wait for it to finish, or choose another one",
+                )?
             }
         };
         match fs::read_to_string(&told) {

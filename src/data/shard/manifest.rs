@@ -224,7 +224,7 @@ impl Manifest {
     pub fn other_numbers(&self, other: &Manifest) -> Option<String> {
         if let Some((alike, names)) = parting(&self.genes, &other.genes) {
             let [there, here] = names.map(quoted);
-            return Some(format!("gene {alike} is {here}, but in the run it is {there}"));
+            return Some(format!("gene {} is {here}, but in the run it is {there}", alike + 1));
         }
         self.meaning().differs(&other.meaning())
     }

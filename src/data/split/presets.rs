@@ -103,7 +103,7 @@ impl Preset {
         };
         Ok(format!(
             "# The {}s that the benchmark {:?} holds out, {} of {} here; {trained}.\n\
-             # Nothing is held out to choose among checkpoints; for that, list some perturbations of a {0} that is trained on:\n\
+             # No validation part: to select checkpoints, list here some perturbations of a {0} that is trained on:\n\
              # [fewshot.\"data set.{0}\"]\n# val = [\"perturbation\", ...]\n\n\
              [datasets]\n{name} = {path}\n\n[training]\n{name} = \"train\"\n\n{held}",
             self.noun(),

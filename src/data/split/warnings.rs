@@ -24,7 +24,8 @@ pub(super) fn of(split: &Split, data: &Data, places: &[Place]) -> Vec<String> {
     for (part, consequence) in [
         (
             Part::Val,
-            "no checkpoint is chosen as the best, so `predict` uses the last; test is never used for that",
+            "no best checkpoint is selected and `predict` uses the last one (the test part is never used for \
+             selection)",
         ),
         (Part::Test, "there is nothing to score"),
     ] {

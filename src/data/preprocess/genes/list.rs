@@ -13,20 +13,21 @@ const MARK: &str = "highly_variable";
 pub fn names(path: &Path) -> Result<Vec<String>> {
     let text = gzip::text(path)?;
     let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
-    let first = text.lines().next().unwrap_or_default();
-    let has_mark =
-        |by: &char| first.split(*by).skip(1).any(|column| column.trim_matches(['"', ' ', '\r']) == MARK);
-    match [',', '\t'].into_iter().find(has_mark) {
-        Some(by) => marked(path, text, by as u8),
+    let table = |by: u8| {
+        let mut table =
+            csv::ReaderBuilder::new().delimiter(by).trim(csv::Trim::All).from_reader(text.as_bytes());
+        let mark = table.headers().ok()?.iter().skip(1).position(|column| column == MARK)?;
+        Some((table, mark + 1))
+    };
+    match [b',', b'\t'].into_iter().find_map(table) {
+        Some((table, mark)) => marked(path, table, mark),
         None => Ok(text.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_string).collect()),
     }
 }
 
-fn marked(path: &Path, text: &str, by: u8) -> Result<Vec<String>> {
+/// The first column of the rows that are true in column `mark`.
+fn marked(path: &Path, mut table: csv::Reader<&[u8]>, mark: usize) -> Result<Vec<String>> {
     let wrong = |what: String| Error::format(path, what);
-    let mut table = csv::ReaderBuilder::new().delimiter(by).trim(csv::Trim::All).from_reader(text.as_bytes());
-    let header = table.headers().map_err(|error| wrong(error.to_string()))?;
-    let mark = header.iter().position(|column| column == MARK).expect("seen in the first line");
     let mut names = Vec::new();
     for record in table.records() {
         let record = record.map_err(|error| wrong(error.to_string()))?;
@@ -72,5 +73,11 @@ mod tests {
             "{refused}"
         );
         assert!(read("gene,highly_variable\nA\n").is_err());
+        // Quotes that are never closed make no header.
+        for text in ["gene,\"highly_variable\nA,True\n", "\"x,highly_variable\",y\nA,True\n"] {
+            let lines: Vec<&str> = text.lines().collect();
+            assert_eq!(read(text).expect(text), lines);
+        }
+        assert_eq!(read("gene, \"highly_variable\"\nA,True\n").expect("a list").len(), 2);
     }
 }
