@@ -342,7 +342,8 @@ fn fill(
         job.pools.iter().map(|c| c.controls.library.iter().filter(|n| !observe::known(**n)).count()).sum();
     if observer.is_some() && empty > 0 {
         report.notes.push(format!(
-            "{} without counts: cells predicted from such cells are drawn with the total that the data were scaled to",
+            "{} without counts or without a known total: cells predicted from such cells are drawn with the total that the \
+             data were scaled to",
             counted(empty, "control cell")
         ));
     }

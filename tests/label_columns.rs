@@ -77,6 +77,26 @@ fn the_whole_way_can_be_gone() {
     done(dir, "predict R1 --controls K562.h5ad --request wanted.csv --out asked.h5ad");
 }
 
+/// Cell Ranger names all its files alike.
+#[test]
+fn files_of_one_name_are_not_one_cell_type() {
+    let (dir, mut settings) = small(|_, _, _| ());
+    let column = settings.cell_type.take();
+    let folder = dir.path().join("other");
+    std::fs::create_dir(&folder).expect("a folder");
+    let first = settings.inputs[0].clone();
+    let second = folder.join(first.file_name().expect("a name"));
+    std::fs::copy(&first, &second).expect("copied");
+    settings.inputs.push(second);
+    let what = run(&settings).expect_err("two files of one name").to_string();
+    assert!(
+        what.contains("other/in.h5ad: has the name of") && what.contains("give --celltype-col"),
+        "{what}"
+    );
+    settings.cell_type = column;
+    run(&settings).expect("cell types of their own");
+}
+
 #[test]
 fn the_column_gets_a_name_that_is_free() {
     let (_dir, mut settings) = small(|_, _, _| ());

@@ -1,6 +1,6 @@
 //! All input files together: one list of genes, one vocabulary per label column, and the cells that can be used.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::ops::Range;
 use std::path::PathBuf;
 
@@ -56,7 +56,7 @@ pub(super) fn open(settings: &Settings, columns: &[&str]) -> Result<Inputs> {
     let read = |column: &str| read_labels(column, &files, given.as_ref());
     let mut labels = Vec::with_capacity(columns.len());
     for column in columns {
-        labels.push(if settings.names_types_by_file(column) { by_file(&files) } else { read(column)? });
+        labels.push(if settings.names_types_by_file(column) { by_file(&files)? } else { read(column)? });
     }
     let known = labels.get_mut(PERTURBATION).map(|column| one_control(settings, column));
     let mut hvg_batches = vec![Vec::new(); files.len()];
@@ -115,14 +115,22 @@ fn read_labels(column: &str, files: &[H5ad], given: Option<&Given>) -> Result<Ve
     }
 }
 
-/// The label of a cell type for each file: its name without the ending.
-fn by_file(files: &[H5ad]) -> Vec<Labels> {
+/// The label of a cell type for each file: its name without the ending. Refuses two files of one name in different folders.
+fn by_file(files: &[H5ad]) -> Result<Vec<Labels>> {
+    let mut seen: HashMap<String, PathBuf> = HashMap::new();
     let of = |file: &H5ad| {
         // `.` has no name of its own.
         let path = std::path::absolute(file.path()).unwrap_or_default();
         let name = if path.is_dir() { path.file_name() } else { path.file_stem() };
         let name = name.map_or("cells".into(), |name| name.to_string_lossy().into_owned());
-        Labels { codes: vec![0; file.shape().0], names: vec![name] }
+        if let Some(other) = seen.insert(name.clone(), file.path().to_path_buf()) {
+            let what = format!(
+                "has the name of {}, so their cells would be one cell type, {name:?}; give --celltype-col, or rename a file",
+                other.display()
+            );
+            return Err(Error::format(file.path(), what));
+        }
+        Ok(Labels { codes: vec![0; file.shape().0], names: vec![name] })
     };
     files.iter().map(of).collect()
 }
