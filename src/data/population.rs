@@ -199,17 +199,16 @@ impl<R> Population<R> {
         write: impl FnOnce(R, &Frame, &Frame, &[(String, Extra)]) -> Result<T>,
     ) -> Result<T> {
         let mut columns = labelled(&self.columns, self.label_columns());
-        let labels: Vec<String> = columns.iter().map(|(name, _)| name.clone()).collect();
+        let mut names: Vec<String> = columns.iter().map(|(name, _)| name.clone()).collect();
         let mut add = |name: &str, column: Column| {
             if columns.iter().all(|(other, _)| other != name) {
                 columns.push((name.to_string(), column));
             }
         };
         // Labels may have that name already, such as those of a batch column `total_counts`.
-        let wanted = self.columns.size.clone().unwrap_or("total_counts".into());
-        let names = (0..).map(|i| if i == 0 { wanted.clone() } else { format!("{wanted}-{i}") });
-        let totals = names.into_iter().find(|name| labels.iter().all(|other| other != name));
-        let totals = totals.expect("there are more numbers than labels");
+        names.push(self.columns.size.clone().unwrap_or("total_counts".into()));
+        make_unique(&mut names);
+        let totals = names.pop().expect("just pushed");
         if self.unit == Unit::Counts {
             add(&totals, Column::Float(self.totals));
         }
