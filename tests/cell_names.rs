@@ -55,6 +55,33 @@ fn names_follow_their_cells_and_those_of_two_files_are_told_apart() {
     assert_eq!(names, wanted.map(|end| format!("cell{end}")));
 }
 
+/// Two samples joined without a suffix, as anndata lets one do, and a cell without a name.
+#[test]
+fn cells_of_one_name_are_told_apart_once_and_every_output_calls_them_alike() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let place = |name: &str| dir.path().join(name);
+    let mut cells = obs();
+    cells.index = ["a", "b", "a", "", "b", "a"].map(String::from).to_vec();
+    let settings = settings(&place("cells.h5ad"), &place("data"));
+    write(&settings.inputs[0], &cells, &var(&GENES), X::Sparse(&sparse(&COUNTS)), &[]).expect("written");
+    let parts = Parts { cells: 2, ..Parts::default() };
+    let made = preprocess_parts(&settings, &parts, &Progress::silent()).expect("made").expect("a summary");
+    let told = made.contents.notes.join("\n");
+    assert!(told.contains("cells.h5ad: 3 cells had the name of an earlier cell"), "{told}");
+
+    // The names of adata.obs_names_make_unique(), by the cells' own order and not by that of groups.
+    let unique = ["a", "b", "a-1", "cell4", "b-1", "a-2"];
+    let place_of = |name: &str| unique.iter().position(|other| *other == name).expect("a name");
+    let data = Data::open(&settings.out).expect("readable");
+    for cell in 0..data.cells() {
+        let (name, row) = (data.name(cell), data.row(cell));
+        let counts = COUNTS[place_of(name)].iter().filter(|&&count| count != 0.0);
+        assert!((0..row.values.len()).map(|i| row.values.get(i)).eq(counts.copied()), "{name}");
+    }
+    let named: std::collections::HashSet<&str> = (0..data.cells()).map(|cell| data.name(cell)).collect();
+    assert_eq!(named.len() as u64, data.cells());
+}
+
 #[test]
 fn a_predicted_cell_names_the_control_it_was_made_from() {
     let small = small();

@@ -232,7 +232,7 @@ fn a_part_that_is_not_as_it_was_written_is_named_and_made_again_once_removed() {
 
     // Parts from before there were checksums.
     let command = std::fs::read_to_string(work.join("command")).expect("text");
-    let before = command.replace(", parts of format 2", "");
+    let before = command.replace(", parts of format 3", "");
     assert!(before != command);
     std::fs::write(work.join("command"), before).expect("written");
     let what = refusal(&settings, &all);

@@ -45,6 +45,7 @@ mod hdf5;
 mod heap;
 mod matrix;
 mod mtx;
+mod names;
 mod node;
 mod number;
 mod source;
@@ -72,6 +73,7 @@ pub(crate) use column::{Growing, make_unique, recoded};
 pub use describe::describe;
 pub(crate) use hdf5::is_hdf5;
 pub use mtx::find_mtx;
+pub use names::CellNames;
 pub use write::{Extra, Writer, X, write};
 
 /// Whether a path is a parquet file, or a folder with parquet files.

@@ -307,8 +307,8 @@ fn make(settings: &Settings, mut inputs: Inputs, found: Found, work: &Work) -> P
     // An earlier pass has held every cell against the common total, if there is one.
     let looked_at = filtered.is_some() || matches!(settings.genes, Genes::Top(_));
     let found = Found { total: found.total.filter(|_| !looked_at), ..found };
-    let store = store::rows(settings, &inputs, &found, target, &chosen.kept, work)?;
-    chosen.notes.extend(store.twice());
+    let mut store = store::rows(settings, &inputs, &found, target, &chosen.kept, work)?;
+    chosen.notes.append(&mut store.notes);
     work.all_done(&plan::passes(settings, found.scale))?;
     let bytes = aside::folder(&settings.out, |dir| {
         genes::write_table(&dir.join("var.csv"), &inputs.genes, &chosen)?;

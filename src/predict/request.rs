@@ -7,7 +7,7 @@ use serde::Deserialize;
 
 use super::unseen::hint;
 use super::{Ask, ControlFile, Job, Logs, Pool, Report, Runs, WrittenAs, check_memory};
-use crate::data::h5ad::{H5ad, Labels};
+use crate::data::h5ad::{CellNames, H5ad, Labels};
 use crate::data::population::{LABELS, nonzero};
 use crate::data::scale::{Found, Told};
 use crate::data::shard::{Manifest, Scale};
@@ -74,6 +74,9 @@ pub fn job(
     labels.tell_of_batches(&keys, &members, controls, report);
     let held = members.iter().map(|cells| cells.len() as u64).sum();
     check_memory(&controls.path.display().to_string(), held, manifest)?;
+    let names = CellNames::of(&file)?;
+    report.notes.extend(names.note(&file));
+    let names = names.get(&file, 0..file.shape().0)?;
     let mut cells = Wanted::of(&members, manifest, keep);
     cells.gather(manifest, &file, controls, report)?;
     job.logs = cells.logs;
@@ -81,7 +84,7 @@ pub fn job(
         let cells = members.iter().map(|&cell| cell as u64).collect();
         let measured_in = |&cell: &usize| labels.batch(cell).unwrap_or(&batch).to_string();
         let batches = members.iter().map(measured_in).collect();
-        let names = members.iter().map(|&cell| file.cell_name(cell)).collect();
+        let names = members.iter().map(|&cell| names[cell].clone()).collect();
         let labels = Some(WrittenAs { cell_type, cells, batches });
         job.pools.push(Pool { names, controls, labels });
     }

@@ -4,7 +4,6 @@ use std::ops::Range;
 
 use crate::data::h5ad::{Cells, H5ad, keep_columns};
 use crate::data::normalise;
-use crate::error::Result;
 
 /// One input file.
 pub(super) struct Input {
@@ -17,8 +16,6 @@ pub(super) struct Input {
     pub used: Vec<bool>,
     /// Number of used cells.
     pub cells: u64,
-    /// Whether its cells have names that can be read.
-    pub(super) named: bool,
     /// Total counts of each cell, if a column gives them.
     pub sizes: Option<Vec<f32>>,
     /// Batch for the choice of genes, -1 for none; empty without such a column.
@@ -66,11 +63,6 @@ impl Input {
     /// Those positions for all genes; `None` if each is the same as in the file.
     pub fn places(&self) -> Option<&[u32]> {
         self.places.as_deref()
-    }
-
-    /// Names of the cells of some rows, empty if the file has none.
-    pub fn names(&self, rows: Range<usize>) -> Result<Vec<String>> {
-        if self.named { Ok(self.file.cell_names(rows)?.1) } else { Ok(vec![String::new(); rows.len()]) }
     }
 
     /// A row block without the genes that are left out.

@@ -52,7 +52,7 @@ pub(super) fn open(settings: &Settings, columns: &[&str]) -> Result<Inputs> {
     let Aligned { genes, places, shared, mut notes } =
         align(&files, settings.gene_id.as_deref(), settings.fill_missing)?;
     notes.extend(files.iter().flat_map(|file| file.notes()).cloned());
-    let named = named(&files, &mut notes);
+    notes.extend(files.iter().filter_map(nameless));
     let read = |column: &str| read_labels(column, &files, given.as_ref());
     let mut labels = Vec::with_capacity(columns.len());
     for column in columns {
@@ -86,9 +86,9 @@ pub(super) fn open(settings: &Settings, columns: &[&str]) -> Result<Inputs> {
     for (f, (((file, places), used), hvg_batch)) in
         files.into_iter().zip(places).zip(used).zip(hvg_batches).enumerate()
     {
-        let (sizes, named) = (sizes[f].take(), named[f]);
+        let sizes = sizes[f].take();
         inputs.add(
-            Input { file, places, left_out: None, cells: 0, named, used, sizes, hvg_batch },
+            Input { file, places, left_out: None, cells: 0, used, sizes, hvg_batch },
             labels.iter().map(|column| &column[f]),
         );
     }
@@ -156,14 +156,10 @@ fn vocabularies(labels: &[Vec<Labels>], used: &[Vec<bool>]) -> [Vec<String>; 3] 
     })
 }
 
-/// Whether each file's cell names can be read; a note is added for those that cannot.
-fn named(files: &[H5ad], notes: &mut Vec<String>) -> Vec<bool> {
-    let named = |file: &H5ad| {
-        let error = file.cell_names(0..file.shape().0.min(1)).err();
-        notes.extend(error.as_ref().map(|error| format!("{error}: its cells are kept without names")));
-        error.is_none()
-    };
-    files.iter().map(named).collect()
+/// A note if a file's cell names cannot be read.
+fn nameless(file: &H5ad) -> Option<String> {
+    let error = file.cell_names(0..file.shape().0.min(1)).err()?;
+    Some(format!("{error}: its cells are named by their row, from \"cell1\" on"))
 }
 
 /// Warnings about what may be unintended in the label columns.

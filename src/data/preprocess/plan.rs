@@ -36,6 +36,8 @@ const NUMBER: u64 = 2 + 4;
 const CELL: u64 = 8 + 8 + 4;
 /// Cells per file from whose names the length of names is estimated.
 const NAMES: usize = 1000;
+/// Bytes of the name of a cell without one: its row.
+const NAMED_BY_ROW: usize = "cell1000000".len();
 /// Bytes of a group, and of the headers.
 const GROUP: u64 = 16;
 const HEADERS: u64 = 8192;
@@ -56,7 +58,7 @@ pub fn plan(settings: &Settings, parts: &Parts) -> Result<Plan> {
             source_bytes += file.metadata().at(&file)?.len();
         }
     }
-    let (stored, names) = (stored(&inputs), names(&inputs)?);
+    let (stored, names) = (stored(&inputs), names(&inputs));
     let (passes, parts) = (passes(settings, found.scale), cut(&inputs.files, parts.cells).len());
     let contents = Contents::of(inputs, found, &settings.control, genes, Vec::new());
     let numbers = stored.min(contents.cells * genes as u64);
@@ -83,12 +85,13 @@ fn stored(inputs: &Inputs) -> u64 {
 }
 
 /// Bytes of all names, assuming that no cell has a longer one than the first of its file.
-fn names(inputs: &Inputs) -> Result<u64> {
+fn names(inputs: &Inputs) -> u64 {
     // With several files, each name is followed by the file's number.
     let more = if inputs.files.len() > 1 { 1 + inputs.files.len().ilog10() as usize + 1 } else { 0 };
     let of = |input: &Input| {
-        let first = input.names(0..input.file.shape().0.min(NAMES))?;
-        Ok(input.cells * first.iter().map(|name| name.len() + more).max().unwrap_or(0) as u64)
+        let first = input.file.cell_names(0..input.file.shape().0.min(NAMES));
+        let named = first.map_or(NAMED_BY_ROW, |(_, names)| names.iter().map(String::len).max().unwrap_or(0));
+        input.cells * (named + more) as u64
     };
     inputs.files.iter().map(of).sum()
 }

@@ -1,6 +1,7 @@
 //! The last pass, which sorts the kept genes of each cell by group, and the shards made from it.
 
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use crc32fast::Hasher;
 
@@ -11,7 +12,7 @@ use super::labels::numbered;
 use super::scale;
 use super::work::{AGAIN, Findings, Passed, Saved, Work};
 use crate::aside;
-use crate::data::h5ad::Cells;
+use crate::data::h5ad::{CellNames, Cells};
 use crate::data::normalise;
 use crate::data::scale::Found;
 use crate::data::shard::{Columns, Data, Limits, Manifest, Piles, Rows, RowsWriter, Sizes, Source, merge};
@@ -31,6 +32,8 @@ pub(super) struct Store {
     manifest: Manifest,
     piles: Piles,
     rows: Vec<Rows>,
+    /// Messages for the user.
+    pub notes: Vec<String>,
 }
 
 /// What the last pass finds in a part.
@@ -80,7 +83,8 @@ pub(super) fn rows(
         .map_err(|what| Error::format(&settings.out, what))?;
     let mut ids = vec![LEFT_OUT; inputs.genes.len()];
     kept.iter().enumerate().for_each(|(id, &gene)| ids[gene as usize] = id as u16);
-    let sorting = Sorting { inputs, found, target, ids, manifest: &manifest, piles: &piles };
+    let names = inputs.files.iter().map(|_| OnceLock::new()).collect();
+    let sorting = Sorting { inputs, found, target, ids, names, manifest: &manifest, piles: &piles };
     let mut prints: Vec<Print> = inputs.files.iter().map(|_| Print::default()).collect();
     let mut rows = Vec::new();
     inputs.memo.set_keeping(false);
@@ -95,12 +99,17 @@ pub(super) fn rows(
         rows.push(found.rows);
         Ok(())
     })?;
+    let mut notes = Vec::new();
+    for (i, input) in inputs.files.iter().enumerate() {
+        notes.extend(sorting.names(i)?.note(&input.file));
+    }
     let sources = inputs.files.iter().zip(prints).map(|(input, print)| {
         let path = name_of(input.file.path());
         Source { path, crc: print.of_source(input), cells: input.cells }
     });
     manifest.sources = sources.collect();
-    Ok(Store { manifest, piles, rows })
+    notes.extend(twice(&manifest.sources));
+    Ok(Store { manifest, piles, rows, notes })
 }
 
 /// Sorts the rows of a part.
@@ -110,11 +119,22 @@ struct Sorting<'a> {
     target: Option<f64>,
     /// Gene id for each position in the common list.
     ids: Vec<u16>,
+    /// Of each file's cells, read by the first part that needs them.
+    names: Vec<OnceLock<CellNames>>,
     manifest: &'a Manifest,
     piles: &'a Piles,
 }
 
 impl Sorting<'_> {
+    /// The names of a file's cells.
+    fn names(&self, input: usize) -> Result<&CellNames> {
+        let names = &self.names[input];
+        if names.get().is_none() {
+            let _ = names.set(CellNames::of(&self.inputs.files[input].file)?);
+        }
+        Ok(names.get().expect("just set"))
+    }
+
     /// Writes the rows of a part next to `path`.
     fn part(&self, part: &Part, path: &Path, progress: &progress::Work) -> Result<PartRows> {
         let input = &self.inputs.files[part.input];
@@ -122,10 +142,9 @@ impl Sorting<'_> {
         // A gene that is left out has no position in the common list.
         let ids: Vec<u16> =
             genes.map(|gene| self.ids.get(input.place(gene)).copied().unwrap_or(LEFT_OUT)).collect();
-        let mut names = input.names(part.rows.clone())?;
+        let mut names = self.names(part.input)?.get(&input.file, part.rows.clone())?;
         if self.inputs.files.len() > 1 {
-            let named = names.iter_mut().filter(|name| !name.is_empty());
-            named.for_each(|name| *name = numbered(name, part.input));
+            names.iter_mut().for_each(|name| *name = numbered(name, part.input));
         }
         let mut print = Print::default();
         let prepare = |block: &Block| {
@@ -148,23 +167,19 @@ impl Sorting<'_> {
 }
 
 impl Store {
-    /// Warns about sources that hold the same cells.
-    pub fn twice(&self) -> Option<String> {
-        let sources = &self.manifest.sources;
-        let twin = |i: usize| sources[..i].iter().find(|other| other.crc == sources[i].crc);
-        let (one, other) = (0..sources.len()).find_map(|i| Some((twin(i)?, &sources[i])))?;
-        Some(format!(
-            "{} and {} contain the same counts: are their cells counted twice?",
-            one.path, other.path
-        ))
-    }
-
     /// Writes the shards and the manifest into `dir`, and reads them back as every command will; returns the size of the shards.
     pub fn merge(self, dir: &Path) -> Result<u64> {
         let manifest = merge(dir, self.manifest, self.piles, &self.rows, Limits::default().shard)?;
         Data::open(dir)?;
         Ok(manifest.shards.iter().map(|shard| shard.bytes).sum())
     }
+}
+
+/// A warning if two sources hold the same cells.
+fn twice(sources: &[Source]) -> Option<String> {
+    let twin = |i: usize| sources[..i].iter().find(|other| other.crc == sources[i].crc);
+    let (one, other) = (0..sources.len()).find_map(|i| Some((twin(i)?, &sources[i])))?;
+    Some(format!("{} and {} contain the same counts: are their cells counted twice?", one.path, other.path))
 }
 
 /// Everything that is known before the values are read.

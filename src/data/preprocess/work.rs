@@ -30,7 +30,7 @@ use crate::folder::files_of;
 use crate::progress;
 
 /// Format of what is in the folder.
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 /// In the metadata of findings: CRC-32 of their arrays.
 const SUM: &str = "crc32";
 /// What to do with a file of the folder that is not as it was written.
