@@ -152,7 +152,7 @@ fn forget_the_dead(folder: &Path) {
 }
 
 /// Where a path leads, through links, even one whose target does not exist yet.
-fn named_by(path: &Path) -> PathBuf {
+pub fn named_by(path: &Path) -> PathBuf {
     let beside = |to: PathBuf| path.parent().map_or(to.clone(), |folder| folder.join(to));
     match fs::read_link(path) {
         Ok(to) => fs::canonicalize(path).unwrap_or_else(|_| beside(to)),
@@ -247,6 +247,7 @@ pub fn empty(folder: &Path) -> Result<()> {
 
 /// The same as [`file()`] for a folder of files, which must be [`free`].
 pub fn folder<T>(path: &Path, write: impl FnOnce(&Path) -> Result<T>) -> Result<T> {
+    let path = &named_by(path);
     free(path)?;
     let aside = beside(path, "partial")?;
     fs::create_dir_all(&aside).at(&aside)?;

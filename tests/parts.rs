@@ -273,3 +273,21 @@ fn snakemake_makes_the_same_bytes() {
     let whole = made(&whole, &Parts { cells: 400, ..Parts::default() });
     assert!(contents(&dir.path().join("flow")) == whole && !dir.path().join("flow.work").exists());
 }
+
+#[test]
+fn a_linked_output_is_made_where_the_link_leads() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let settings = two_files(dir.path());
+    let whole = made(&settings, &Parts::default());
+    let place = |name: &str| dir.path().join(name);
+    std::fs::create_dir_all(place("scratch/empty")).expect("made");
+    for (link, to) in [("linked", "scratch/empty"), ("dangling", "scratch/made")] {
+        std::os::unix::fs::symlink(place(to), place(link)).expect("linked");
+        let linked = Settings { out: place(link), ..settings.clone() };
+        assert!(made(&linked, &Parts::default()) == whole, "{link}");
+        assert!(place(link).is_symlink() && place(to).join("manifest.json").exists(), "{link}");
+    }
+    let left =
+        std::fs::read_dir(dir.path()).expect("readable").map(|entry| entry.expect("readable").file_name());
+    assert!(!left.into_iter().any(|name| name.to_string_lossy().starts_with('.')), "parts are left");
+}

@@ -119,7 +119,7 @@ impl Work {
     pub fn open(settings: &Settings, parts: &Parts, progress: progress::Work) -> Result<Work> {
         let dir = match &parts.work {
             Some(dir) => dir.clone(),
-            None => aside::beside(&settings.out, "parts")?,
+            None => aside::beside(&aside::named_by(&settings.out), "parts")?,
         };
         let (told, wanted) = (dir.join("command"), command(settings, parts.cells)?);
         let _claim = match parts.work {
