@@ -174,7 +174,28 @@ pub(super) fn path(dir: &Path, name: Option<&str>, file: &str) -> PathBuf {
     dir.join(format!("{prefix}{file}"))
 }
 
-/// A cell type, as its files' names begin with it.
+/// Most bytes of a cell type in the name of a file: file systems allow 255, and a file that is being written has a longer name.
+const LONGEST: usize = 120;
+
+/// A cell type, as its files' names begin with it: whole, or its beginning and a checksum of it.
 pub(super) fn prefix(name: &str) -> String {
-    name.replace('/', "-")
+    let plain = name.replace('/', "-");
+    if plain.len() <= LONGEST {
+        return plain;
+    }
+    let end = (0..=LONGEST).rfind(|&at| plain.is_char_boundary(at)).unwrap_or(0);
+    format!("{}-{:08x}", &plain[..end], crc32fast::hash(name.as_bytes()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::prefix;
+
+    #[test]
+    fn a_long_cell_type_makes_a_file_name_that_fits_and_is_its_own() {
+        let long = "ü/".repeat(150);
+        let [one, other] = [prefix(&long), prefix(&(long.clone() + "x"))];
+        assert!(one != other && one.starts_with("ü-ü-") && one.len() <= 129, "{one}");
+        assert_eq!(prefix("A/B"), "A-B");
+    }
 }
