@@ -179,7 +179,7 @@ impl Features {
     /// The features of the perturbations of a data directory, of which a run is not trained on those in `untrained`, sorted.
     ///
     /// # Errors
-    /// As [`FeatureTable::id`]; there are fewer than two perturbations to learn from.
+    /// As [`FeatureTable::id`]; there are fewer than two perturbations to learn from, or no feature differs between them.
     pub fn of(table: &FeatureTable, data: &Manifest, untrained: &[String]) -> Result<Features> {
         let id = table.id(data)?;
         let is_trained = |name: &&String| **name != data.control && untrained.binary_search(name).is_err();
@@ -197,8 +197,31 @@ impl Features {
             // Rounding alone makes some variance of numbers that are all alike.
             (centre as f32, if std > 1e-6 * centre.abs() { std as f32 } else { 0.0 })
         };
-        let (mean, std) = (0..table.columns.len()).map(moments).unzip();
+        let (mean, std): (Vec<f32>, Vec<f32>) = (0..table.columns.len()).map(moments).unzip();
+        if std.iter().all(|&std| std == 0.0) {
+            return Err(
+                table.wrong("describes nothing: each column is the same for all perturbations trained on")
+            );
+        }
         Ok(Features { id, values: table.rows(&data.perturbations, &data.control), mean, std })
+    }
+
+    /// A note on features of which nothing can be learned, if there are some.
+    pub(crate) fn constant(&self) -> Option<String> {
+        let names: Vec<&String> = self
+            .id
+            .columns
+            .iter()
+            .zip(&self.std)
+            .filter(|(_, std)| **std == 0.0)
+            .map(|(name, _)| name)
+            .collect();
+        (!names.is_empty()).then(|| {
+            format!(
+                "features ignored, as they are the same for all perturbations trained on: {}",
+                some_of(&names)
+            )
+        })
     }
 
     /// Refuses a table that says other things than these features, which are those of `data`.

@@ -93,8 +93,9 @@ impl Prepared {
             false => None,
         };
         let teller = settings.teller(progress);
-        let notes =
-            same_loss(config).map(String::from).into_iter().chain(unseen_types(config, &data, &split));
+        let notes = same_loss(config).map(String::from).into_iter();
+        let notes = notes.chain(features.as_ref().and_then(Features::constant));
+        let notes = notes.chain(unseen_types(config, &data, &split));
         notes.for_each(|note| teller.note(note));
         // Reads all training cells: only once the folder is known to be free.
         let first = inherited.unwrap_or_else(|| NewRun::drawn(config, features, &data, &split));

@@ -26,7 +26,9 @@ fn a_table_that_cannot_be_used_is_refused() {
         ("gene;x\nPERT0001;1\n", "commas separate columns"),
     ];
     let run = world.at("refused");
-    for (text, reason) in cases {
+    let flat = rows().iter().fold("gene,x".to_string(), |all, (name, _)| format!("{all}\n{name},7"));
+    let flat = (flat.as_str(), "describes nothing: each column is the same for all perturbations");
+    for (text, reason) in cases.into_iter().chain([flat]) {
         std::fs::write(world.at("bad.csv"), text).expect("written");
         let mut settings = world.settings(&run, 5);
         if let Begin::Anew { features, .. } = &mut settings.begin {
