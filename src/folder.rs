@@ -27,3 +27,11 @@ pub(crate) fn names_in(dir: &Path) -> Result<Vec<String>> {
 pub(crate) fn name_of(path: &Path) -> String {
     path.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
+
+/// What a file is called without its ending, or a folder with it; `cells` where a path has no name.
+pub(crate) fn title_of(path: &Path) -> String {
+    // `.` has no name of its own.
+    let path = std::path::absolute(path).unwrap_or_default();
+    let name = if path.is_dir() { path.file_name() } else { path.file_stem() };
+    name.map_or("cells".into(), |name| name.to_string_lossy().into_owned())
+}

@@ -37,7 +37,7 @@ use crate::data::controls::Controls;
 use crate::data::h5ad::{H5ad, Writer};
 use crate::data::observe::{self, Observer};
 use crate::data::population::{Population, WARNING};
-use crate::data::shard::{Data, Manifest, Scale};
+use crate::data::shard::{Data, Manifest};
 use crate::data::split::Part;
 use crate::error::{Error, Result, counted};
 use crate::gpu::guard;
@@ -45,12 +45,14 @@ use crate::memory;
 use crate::predictor::{self, ControlCells, Predictor, Request};
 use crate::progress::Progress;
 
+mod controls;
 mod effects;
 mod held_out;
 mod request;
 mod runs;
 mod unseen;
 
+pub use controls::ControlFile;
 use effects::MeanEffects;
 use held_out::HeldOut;
 use runs::Runs;
@@ -111,31 +113,13 @@ pub enum Source {
         /// A data directory whose control cells are written there instead of those that training has seen.
         real_controls: Option<PathBuf>,
     },
-    /// A list of populations over control cells of an .h5ad, whose genes are aligned by name.
+    /// A list of populations over control cells of an .h5ad, whose genes are aligned as those of the run's data were, by name or id.
     File {
         /// Control cells.
         controls: ControlFile,
         /// CSV with columns perturbation, cell_type, batch, cells.
         request: PathBuf,
     },
-}
-
-/// A file of control cells, and how it is read.
-#[derive(Clone, Debug)]
-pub struct ControlFile {
-    /// The .h5ad.
-    pub path: PathBuf,
-    /// obs column of the cells' total counts, instead of the run's own.
-    pub size: Option<String>,
-    /// What the values are; detected if not given.
-    pub scale: Option<Scale>,
-}
-
-impl ControlFile {
-    /// A file that is read as the run and its values indicate.
-    pub fn new(path: impl Into<PathBuf>) -> ControlFile {
-        ControlFile { path: path.into(), size: None, scale: None }
-    }
 }
 
 impl Source {
@@ -209,6 +193,8 @@ struct Ask {
 struct Job {
     pools: Vec<Pool>,
     asks: Vec<Ask>,
+    /// Whether nothing shows to which total the control cells were scaled.
+    untold: bool,
     /// Log1p values of the control cells by number, if they come from a file and are to be written.
     logs: Logs,
 }
@@ -278,6 +264,7 @@ fn write(settings: &Settings, progress: &Progress) -> Result<Report> {
         }
     };
     unseen::tell(&runs, &job, &mut report);
+    report.warnings.extend(controls::other_scale(&runs, &job));
     let effects = match &settings.effects_out {
         Some(_) => Some(MeanEffects::with_capacity(job.asks.len(), settings.runs.len(), manifest)?),
         None => None,

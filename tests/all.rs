@@ -1,5 +1,6 @@
 //! Every test outside `src`, in one binary.
 
+mod as_read;
 mod baseline;
 mod bench;
 mod cell_names;

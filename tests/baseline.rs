@@ -45,6 +45,7 @@ fn data(dir: &Path, scale: Scale, cells: &[Cell]) -> Data {
             batch: Some("plate".into()),
             size: None,
         },
+        as_read: Default::default(),
         sources: Vec::new(),
         shards: Vec::new(),
         cell_types,

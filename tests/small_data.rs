@@ -52,6 +52,7 @@ pub fn header(genes: usize, cell_types: usize, perturbations: usize, batches: us
         perturbations: labels,
         batches: names("batch", batches),
         unmeasured: Vec::new(),
+        as_read: Default::default(),
         genes: names("gene", genes),
     }
 }

@@ -26,7 +26,7 @@ that the run was trained on, from your own control cells:
                      IFNB1,B,all,200
   my_controls.h5ad   counts or log1p values, and the run's columns of labels
 batch is one of the run's, or `all` if it was trained without batches. In a file without the column of perturbations all cells count \
-as controls. Genes are aligned by name and missing ones reported. The prediction of a population does not depend on the other rows.";
+as controls. Genes are aligned as the run's were, by name or id, and missing ones reported. The prediction of a population does not depend on the other rows.";
 
 /// Predict perturbed populations with a trained run
 #[derive(Debug, clap::Args)]
@@ -67,6 +67,9 @@ pub struct Args {
     /// Part of the split to predict
     #[arg(long, value_name = "train|val|test", default_value = "test", conflicts_with = "controls")]
     subset: Part,
+    /// Matrix of the control cells: X, raw, layers/NAME or obsm/NAME [default: the --source of the data that the run was trained on]
+    #[arg(long, value_name = "MATRIX", requires = "controls", conflicts_with = "data")]
+    source: Option<String>,
     /// obs column with the control cells' total counts, if their file lacks some of the measured genes [default: the --size-col of
     /// the data that the run was trained on]
     #[arg(long, value_name = "COLUMN", requires = "controls", conflicts_with = "data")]
@@ -102,7 +105,12 @@ pub fn run(args: Args) -> Result<()> {
             Source::Data { data, split, part: args.subset, real_out, real_controls }
         }
         (_, _, Some(controls), Some(request)) => {
-            let controls = ControlFile { path: controls, size: args.size_col, scale: args.scale.told() };
+            let controls = ControlFile {
+                path: controls,
+                source: args.source,
+                size: args.size_col,
+                scale: args.scale.told(),
+            };
             Source::File { controls, request }
         }
         _ => return Err(Error::setting("predict", "give --data with --split, or --controls with --request")),

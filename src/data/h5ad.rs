@@ -112,7 +112,15 @@ impl H5ad {
     /// # Errors
     /// Not an h5ad file, an encoding this program does not read, or parts whose sizes disagree.
     pub fn open(path: &Path) -> Result<H5ad> {
-        Self::open_part(path, None, "X")
+        Self::open_source(path, "X")
+    }
+
+    /// Opens a file with all columns and another matrix than X: `source` as in [`H5ad::open_columns`].
+    ///
+    /// # Errors
+    /// As [`H5ad::open`], and a source that the file lacks.
+    pub fn open_source(path: &Path, source: &str) -> Result<H5ad> {
+        Self::open_part(path, None, source)
     }
 
     /// Opens a file with only some columns of `obs` and without the cell names, as suits a pass over many cells.

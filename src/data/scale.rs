@@ -146,6 +146,13 @@ impl Found {
         other.or_else(|| impossible(total?, values, self.scale).map(Refusal::Total))
     }
 
+    /// What log values of a cell sum to if that is more than the `total` to which it is said to be scaled: genes may be missing, but
+    /// no counts can be added.
+    pub(crate) fn beyond(&self, values: &[f32], total: f64) -> Option<f64> {
+        let sum = total_of_logs(values, divisor(self.scale)?);
+        (sum > (1.0 + OTHER_TOTAL) * total).then_some(sum)
+    }
+
     /// A value that is no logarithm, or another total than in the cells that were looked at.
     fn other_scale(&self, values: &[f32]) -> Option<String> {
         let divisor = divisor(self.scale)?;
@@ -158,8 +165,7 @@ impl Found {
             ));
         }
         let expected = self.total?;
-        // In f32, which is far closer than what is asked for.
-        let total: f64 = values.iter().map(|&x| f64::from((divisor as f32 * x).exp() - 1.0)).sum();
+        let total = total_of_logs(values, divisor);
         let other = total > 0.0 && (total - expected).abs() > OTHER_TOTAL * expected;
         other.then(|| {
             let name = self.scale.name();
@@ -168,6 +174,11 @@ impl Found {
             )
         })
     }
+}
+
+/// What expm1 of log values sums to. In f32, which is far closer than what is asked of it.
+fn total_of_logs(values: &[f32], divisor: f64) -> f64 {
+    values.iter().map(|&x| f64::from((divisor as f32 * x).exp() - 1.0)).sum()
 }
 
 /// What log values were divided by; `None` for counts.

@@ -24,6 +24,7 @@ compile_error!(
     "shards are little-endian and mapped as they lie: this program does not run on big-endian machines"
 );
 
+mod as_read;
 mod describe;
 mod disk;
 mod file;
@@ -39,6 +40,7 @@ use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
 
+pub use as_read::AsRead;
 pub use describe::describe;
 pub(crate) use disk::bytes_read as disk_bytes_read;
 pub(crate) use format::{VERSION, low_bits};

@@ -9,7 +9,7 @@ use super::{Ask, Job, Pool, Report, Runs, check_memory};
 use crate::data::controls::{Usable, control_pool};
 use crate::data::h5ad::Writer;
 use crate::data::population::{Beside, Population, other_controls, push_controls, write_measured};
-use crate::data::shard::Data;
+use crate::data::shard::{Data, Scale};
 use crate::data::split::{Part, Split};
 use crate::error::{Error, Result};
 use crate::predictor::Request;
@@ -59,7 +59,8 @@ impl HeldOut {
         }));
         part.check_some(data, "--subset")?;
         report.notes.extend(part.note(data));
-        let mut job = Job::default();
+        let untold = here.scale != Scale::Counts && here.target.is_none();
+        let mut job = Job { untold, ..Job::default() };
         // By control groups: batches without controls of their own share those of the cell type.
         let mut places: HashMap<Range<u32>, usize> = HashMap::new();
         let mut held = 0;

@@ -5,9 +5,10 @@ use std::path::Path;
 
 use serde::Deserialize;
 
+use super::controls::{self, ControlLabels, gene_keys};
 use super::unseen::hint;
 use super::{Ask, ControlFile, Job, Logs, Pool, Report, Runs, WrittenAs, check_memory};
-use crate::data::h5ad::{CellNames, H5ad, Labels};
+use crate::data::h5ad::{CellNames, H5ad};
 use crate::data::population::{LABELS, nonzero};
 use crate::data::scale::{Found, Told};
 use crate::data::shard::{Manifest, Scale};
@@ -47,7 +48,7 @@ pub fn job(
     let cells = rows.iter().fold(0u64, |all, row| all.saturating_add(row.cells as u64));
     let what = "names and labels of the cells it asks for";
     memory::check(&request.display().to_string(), what, cells.saturating_mul(LABELS))?;
-    let file = H5ad::open(&controls.path)?;
+    let file = controls::open(manifest, controls, &mut report.notes)?;
     let labels = ControlLabels::read(manifest, &file)?;
     labels.tell(manifest, &file, report);
     let mut job = Job::default();
@@ -79,7 +80,7 @@ pub fn job(
     let names = names.get(&file, 0..file.shape().0)?;
     let mut cells = Wanted::of(&members, manifest, keep);
     cells.gather(manifest, &file, controls, report)?;
-    job.logs = cells.logs;
+    (job.logs, job.untold) = (cells.logs, cells.untold);
     for (((cell_type, batch), members), controls) in keys.into_iter().zip(&members).zip(cells.pools) {
         let cells = members.iter().map(|&cell| cell as u64).collect();
         let measured_in = |&cell: &usize| labels.batch(cell).unwrap_or(&batch).to_string();
@@ -204,86 +205,6 @@ fn read(manifest: &Manifest, path: &Path) -> Result<Vec<Row>> {
     Ok(rows)
 }
 
-/// Labels of the cells of a file of controls.
-struct ControlLabels {
-    cell_type: Labels,
-    batch: Option<Labels>,
-    /// Which cells are controls: all of them if the file does not say.
-    control: Vec<bool>,
-    all_controls: bool,
-}
-
-impl ControlLabels {
-    fn read(manifest: &Manifest, file: &H5ad) -> Result<ControlLabels> {
-        let columns = &manifest.columns;
-        let optional =
-            |column: &str| file.obs().column(column).is_some().then(|| file.labels(column)).transpose();
-        let cell_type = match (&manifest.cell_types[..], file.obs().column(&columns.cell_type)) {
-            // Where the run knows one type only, the file need not name it.
-            ([one], None) => Labels { codes: vec![0; file.shape().0], names: vec![one.clone()] },
-            _ => file.labels(&columns.cell_type)?,
-        };
-        let batch = columns.batch.as_deref().map(optional).transpose()?.flatten();
-        let perturbation = optional(&columns.perturbation)?;
-        let is_control =
-            |i| perturbation.as_ref().is_none_or(|l| l.get(i) == Some(manifest.control.as_str()));
-        let control = (0..cell_type.len()).map(is_control).collect();
-        Ok(ControlLabels { cell_type, batch, control, all_controls: perturbation.is_none() })
-    }
-
-    /// Reports what the file does not say.
-    fn tell(&self, manifest: &Manifest, file: &H5ad, report: &mut Report) {
-        let columns = &manifest.columns;
-        let lacks = |column: &str| format!("{}: obs has no column {column:?}", file.path().display());
-        if self.all_controls {
-            report
-                .notes
-                .push(format!("{}; all its cells are taken as controls", lacks(&columns.perturbation)));
-        }
-        if file.obs().column(&columns.cell_type).is_none() {
-            let one = &manifest.cell_types[0];
-            report.notes.push(format!("{}; all its cells are taken as {one:?}", lacks(&columns.cell_type)));
-        }
-        if let Some(column) = columns.batch.as_deref().filter(|_| self.batch.is_none()) {
-            report.notes.push(format!("{}; controls are taken from the whole cell type", lacks(column)));
-        }
-    }
-
-    /// Reports batches without controls of their own; `keys` and `members` are the pools' names and cells.
-    fn tell_of_batches(
-        &self,
-        keys: &[(String, String)],
-        members: &[Vec<usize>],
-        controls: &ControlFile,
-        report: &mut Report,
-    ) {
-        for ((cell_type, batch), cells) in keys.iter().zip(members) {
-            if self.batch.is_some() && self.batch(cells[0]) != Some(batch) {
-                let what = format!("no control cells of cell type {cell_type:?} in batch {batch:?}");
-                let path = controls.path.display();
-                report.notes.push(format!("{path}: {what}; those of all its batches are used"));
-            }
-        }
-    }
-
-    /// The batch of a cell, if the file has it.
-    fn batch(&self, cell: usize) -> Option<&str> {
-        self.batch.as_ref().and_then(|labels| labels.get(cell))
-    }
-
-    /// Control cells of (cell type, batch), else of the cell type in any batch.
-    fn pool(&self, (c, b): &(String, String)) -> Vec<usize> {
-        let of_type = |&i: &usize| self.control[i] && self.cell_type.get(i) == Some(c.as_str());
-        let of_type: Vec<usize> = (0..self.cell_type.len()).filter(of_type).collect();
-        if self.batch.is_none() {
-            return of_type;
-        }
-        let of_batch: Vec<usize> =
-            of_type.iter().copied().filter(|&i| self.batch(i) == Some(b.as_str())).collect();
-        if of_batch.is_empty() { of_type } else { of_batch }
-    }
-}
-
 /// The control cells to read.
 struct Wanted {
     /// For each cell, the pools that want it and its row there.
@@ -292,6 +213,8 @@ struct Wanted {
     keep: bool,
     /// Filled if `keep` is true.
     logs: Logs,
+    /// As in [`Job`].
+    untold: bool,
 }
 
 impl Wanted {
@@ -305,7 +228,7 @@ impl Wanted {
                 places.entry(cell).or_default().push((pool, row));
             }
         }
-        Wanted { places, pools, keep, logs: Logs::new() }
+        Wanted { places, pools, keep, logs: Logs::new(), untold: false }
     }
 
     /// Reads the file once, block by block.
@@ -322,7 +245,9 @@ impl Wanted {
         let found = Found::of(&first, &Told::of(file, controls.scale));
         let found = found.map_err(|unclear| unclear.of_file(file.path(), SAY))?;
         report.notes.push(format!("{}: {}", file.path().display(), found.why));
-        let reading = Reading::new(manifest, &file.var().index, &found).map_err(wrong)?;
+        self.untold = found.scale != Scale::Counts && found.target.is_none();
+        let keys = gene_keys(manifest, file)?;
+        let reading = Reading::new(manifest, keys.model, &keys.file, &found).map_err(wrong)?;
         (report.ignored_genes, report.missing_genes) = (reading.ignored(), reading.missing.clone());
         let sizes = match totals(manifest, file, controls.size.as_deref(), found.scale)? {
             None => {

@@ -70,7 +70,7 @@ impl ControlCells {
             let recorded = "and leave out `Told::base`, or just leave it out if it is wrong";
             wrong(unclear.with(recorded, "say what they are (`Told::scale`, or `Told::logged`)"))
         })?;
-        let reading = Reading::new(manifest, genes, &found).map_err(wrong)?;
+        let reading = Reading::new(manifest, &manifest.genes, genes, &found).map_err(wrong)?;
         if totals.is_none() && reading.found.scale == Scale::Counts {
             let of_column =
                 manifest.columns.size.as_ref().map(|column| format!("come from column {column:?}"));
@@ -140,13 +140,15 @@ pub(crate) struct Reading<'a> {
 }
 
 impl<'a> Reading<'a> {
-    /// For columns with these names. The error says why they cannot be the model's, or why the scale is another.
+    /// For columns with these names, or other keys, where `own` are those of the model's genes in their order. The error says why they
+    /// cannot be the model's, or why the scale is another.
     pub fn new(
         manifest: &'a Manifest,
+        own: &[String],
         genes: &[String],
         found: &Found,
     ) -> std::result::Result<Reading<'a>, String> {
-        let place: HashMap<&str, u32> = manifest.genes.iter().map(String::as_str).zip(0..).collect();
+        let place: HashMap<&str, u32> = own.iter().map(String::as_str).zip(0..).collect();
         let mut seen = vec![false; manifest.genes.len()];
         let mut places = Vec::with_capacity(genes.len());
         for name in genes {
@@ -166,7 +168,7 @@ impl<'a> Reading<'a> {
                 "lacks {} of the model's {all} genes, e.g. {:?}; var names must be of the kind the run was trained on, e.g. {:?}",
                 missing.len(),
                 missing[0],
-                manifest.genes[0]
+                own[0]
             ));
         }
         // Genes and factor are brought to the run's here; the total must be the run's already.
@@ -219,6 +221,14 @@ impl<'a> Reading<'a> {
             return Err(format!("{refusal}{way}"));
         }
         let target = self.manifest.target;
+        if let Some((sum, target)) =
+            target.and_then(|target| Some((self.found.beyond(values, target)?, target)))
+        {
+            return Err(format!(
+                "has values that sum to {sum:.0} counts, more than the {target} to which the run's cells are scaled; give the \
+                 counts, or scale to {target}"
+            ));
+        }
         let library = library(values, told, scale, target);
         let divisor = target.map_or(1.0, |target| divisor(library, target));
         for (&gene, &value) in genes.iter().zip(values) {

@@ -1,13 +1,13 @@
-//! Names by which each cell of a file can be told from all others.
+//! Names by which each cell and each gene of a file can be told from all others.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
 use std::ops::Range;
 
 use rayon::prelude::*;
 
 use super::{H5ad, make_unique};
-use crate::error::{Result, counted};
+use crate::error::{Error, Result, counted};
 
 /// Rows whose names are read at once.
 const ROWS: usize = 1 << 18;
@@ -84,5 +84,44 @@ impl CellNames {
                 file.path().display()
             )
         })
+    }
+}
+
+impl H5ad {
+    /// What identifies the genes, each once: their names, or what the column `id` of var says.
+    ///
+    /// # Errors
+    /// A name or an id that appears twice, a column that is missing, a gene without an id.
+    pub fn gene_keys(&self, id: Option<&str>) -> Result<Vec<String>> {
+        let keys = match id {
+            None => self.var.index.clone(),
+            Some(column) => {
+                let labels = self.var.labels(&self.path, column)?;
+                let key = |gene: usize| match labels.get(gene) {
+                    Some(key) if !key.is_empty() => Ok(key.to_string()),
+                    _ => {
+                        let what = format!("gene {:?} has no {column} in var", self.var.index[gene]);
+                        Err(Error::format(&self.path, what))
+                    }
+                };
+                (0..labels.len()).map(key).collect::<Result<_>>()?
+            }
+        };
+        let mut seen = HashSet::with_capacity(keys.len());
+        match (keys.iter().find(|key| !seen.insert(key.as_str())), id) {
+            (None, _) => Ok(keys),
+            (Some(twice), Some(column)) => {
+                let what =
+                    format!("{twice:?} appears twice in var/{column}, so genes cannot be told apart by it");
+                Err(Error::format(&self.path, what))
+            }
+            (Some(twice), None) => {
+                let what = format!(
+                    "gene {twice:?} appears twice in var; make the names unique (scanpy: adata.var_names_make_unique()), or \
+                 align by a column of ids with --gene-id"
+                );
+                Err(Error::format(&self.path, what))
+            }
+        }
     }
 }

@@ -24,6 +24,8 @@ pub struct SharedGenes {
 pub(super) struct Aligned {
     /// Names, in the order of the first file and then of the files that added more.
     pub genes: Vec<String>,
+    /// Ids, if the files are aligned by them.
+    pub ids: Option<Vec<String>>,
     /// Position of each file's genes in that list; `None` if the two lists are the same.
     pub places: Vec<Option<Vec<u32>>>,
     /// `None` for a single file.
@@ -33,9 +35,10 @@ pub(super) struct Aligned {
 
 /// Aligns by the index of var, or by its column `id`. All files must have the same genes, unless `fill` is set.
 pub(super) fn align(files: &[H5ad], id: Option<&str>, fill: bool) -> Result<Aligned> {
-    let keys: Vec<Vec<String>> = files.iter().map(|file| keys(file, id)).collect::<Result<_>>()?;
+    let keys: Vec<Vec<String>> = files.iter().map(|file| file.gene_keys(id)).collect::<Result<_>>()?;
     let mut place_of: HashMap<&str, u32> = HashMap::new();
     let mut names = Names::default();
+    let mut ids = Vec::new();
     let mut in_files: Vec<usize> = Vec::new();
     for (file, own) in files.iter().zip(&keys) {
         for (key, name) in own.iter().zip(&file.var().index) {
@@ -43,6 +46,7 @@ pub(super) fn align(files: &[H5ad], id: Option<&str>, fill: bool) -> Result<Alig
             let place = *place_of.entry(key).or_insert(next) as usize;
             if place == in_files.len() {
                 names.add(name, key, file.path())?;
+                ids.push(key.clone());
                 in_files.push(0);
             }
             in_files[place] += 1;
@@ -65,41 +69,8 @@ pub(super) fn align(files: &[H5ad], id: Option<&str>, fill: bool) -> Result<Alig
         lacking: lacking.filter(|(_, missing)| *missing > 0).collect(),
     };
     let shared = (files.len() > 1).then_some(shared);
-    Ok(Aligned { places, shared, notes: names.notes(), genes: names.list })
-}
-
-/// The keys by which genes are aligned, each once per file.
-fn keys(file: &H5ad, id: Option<&str>) -> Result<Vec<String>> {
-    let keys = match id {
-        None => file.var().index.clone(),
-        Some(column) => {
-            let labels = file.var().labels(file.path(), column)?;
-            let key = |gene: usize| match labels.get(gene) {
-                Some(key) if !key.is_empty() => Ok(key.to_string()),
-                _ => {
-                    let what = format!("gene {:?} has no {column} in var", file.var().index[gene]);
-                    Err(Error::format(file.path(), what))
-                }
-            };
-            (0..labels.len()).map(key).collect::<Result<_>>()?
-        }
-    };
-    let mut seen = HashSet::with_capacity(keys.len());
-    match (keys.iter().find(|key| !seen.insert(key.as_str())), id) {
-        (None, _) => Ok(keys),
-        (Some(twice), Some(column)) => {
-            let what =
-                format!("{twice:?} appears twice in var/{column}, so genes cannot be told apart by it");
-            Err(Error::format(file.path(), what))
-        }
-        (Some(twice), None) => {
-            let what = format!(
-                "gene {twice:?} appears twice in var; make the names unique (scanpy: adata.var_names_make_unique()), or \
-                 align by a column of ids with --gene-id"
-            );
-            Err(Error::format(file.path(), what))
-        }
-    }
+    let ids = id.map(|_| ids);
+    Ok(Aligned { places, shared, ids, notes: names.notes(), genes: names.list })
 }
 
 /// Names the first gene that one of the files has and another lacks.

@@ -13,6 +13,7 @@ use super::memo::Memo;
 use super::sizes;
 use crate::data::h5ad::{H5ad, Labels, recoded};
 use crate::error::{Error, Result, some_of, unknown_control};
+use crate::folder::title_of;
 use crate::progress;
 
 // Places of the columns in `Inputs::labels` and `Inputs::vocabularies`. Batches come last: there may be no column of them.
@@ -24,6 +25,8 @@ pub(super) struct Inputs {
     pub files: Vec<Input>,
     /// Genes in the order of the first file, then those that only others have.
     pub genes: Vec<String>,
+    /// Their ids, if they are aligned by a column of ids.
+    pub gene_ids: Option<Vec<String>>,
     /// Cell type, perturbation and batch of each used cell, in file order.
     pub labels: Vec<[u32; 3]>,
     /// Cell types, perturbations and batches that occur, sorted.
@@ -49,7 +52,7 @@ pub(super) fn open(settings: &Settings, columns: &[&str]) -> Result<Inputs> {
     let wanted = wanted(settings, columns);
     let mut files = files(settings, &wanted, table.as_ref())?;
     let (given, joined) = table.map(|table| table.join(&wanted, &files)).transpose()?.unzip();
-    let Aligned { genes, places, shared, mut notes } =
+    let Aligned { genes, ids, places, shared, mut notes } =
         align(&files, settings.gene_id.as_deref(), settings.fill_missing)?;
     notes.extend(files.iter().flat_map(|file| file.notes()).cloned());
     notes.extend(files.iter().filter_map(nameless));
@@ -73,6 +76,7 @@ pub(super) fn open(settings: &Settings, columns: &[&str]) -> Result<Inputs> {
     let mut inputs = Inputs {
         files: Vec::new(),
         genes,
+        gene_ids: ids,
         labels: Vec::new(),
         vocabularies: vocabularies(&labels, &used),
         hvg_batches: hvg_names.len().max(1),
@@ -119,10 +123,7 @@ fn read_labels(column: &str, files: &[H5ad], given: Option<&Given>) -> Result<Ve
 fn by_file(files: &[H5ad]) -> Result<Vec<Labels>> {
     let mut seen: HashMap<String, PathBuf> = HashMap::new();
     let of = |file: &H5ad| {
-        // `.` has no name of its own.
-        let path = std::path::absolute(file.path()).unwrap_or_default();
-        let name = if path.is_dir() { path.file_name() } else { path.file_stem() };
-        let name = name.map_or("cells".into(), |name| name.to_string_lossy().into_owned());
+        let name = title_of(file.path());
         if let Some(other) = seen.insert(name.clone(), file.path().to_path_buf()) {
             let what = format!(
                 "has the name of {}, so their cells would be one cell type, {name:?}; give --celltype-col, or rename a file",

@@ -15,7 +15,9 @@ use crate::aside;
 use crate::data::h5ad::{CellNames, Cells};
 use crate::data::normalise;
 use crate::data::scale::Found;
-use crate::data::shard::{Columns, Data, Limits, Manifest, Piles, Rows, RowsWriter, Sizes, Source, merge};
+use crate::data::shard::{
+    AsRead, Columns, Data, Limits, Manifest, Piles, Rows, RowsWriter, Sizes, Source, merge,
+};
 use crate::error::{At, Error, Result};
 use crate::folder::name_of;
 use crate::progress;
@@ -204,6 +206,17 @@ fn manifest(
             cell_type: settings.cell_type_column().to_string(),
             batch: settings.batch.clone(),
             size: settings.size.clone(),
+        },
+        as_read: AsRead {
+            source: (settings.source != "X").then(|| settings.source.clone()),
+            other_controls: settings.other_controls.clone(),
+            types_by_file: settings.cell_type.is_none(),
+            gene_id: settings.gene_id.clone(),
+            gene_ids: inputs
+                .gene_ids
+                .iter()
+                .flat_map(|ids| kept.iter().map(|&gene| ids[gene as usize].clone()))
+                .collect(),
         },
         sources: Vec::new(),
         shards: Vec::new(),

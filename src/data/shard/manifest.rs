@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::{MOST_GENES, Scale};
+use super::{AsRead, MOST_GENES, Scale};
 use crate::error::{At, Error, Result, unknown};
 
 /// Name of the manifest in a data directory.
@@ -128,6 +128,9 @@ pub struct Manifest {
     pub control: String,
     /// Names of the label columns.
     pub columns: Columns,
+    /// How the sources were read.
+    #[serde(default, skip_serializing_if = "AsRead::is_default")]
+    pub as_read: AsRead,
     /// Where the cells came from.
     pub sources: Vec<Source>,
     /// The files, in the order of cell numbers; empty before they are written.
@@ -173,6 +176,11 @@ impl Manifest {
         let position =
             self.perturbations.binary_search(&self.control).expect("the control label is a perturbation");
         position as u32
+    }
+
+    /// Whether the sources call unperturbed cells so.
+    pub(crate) fn is_control(&self, label: &str) -> bool {
+        label == self.control || self.as_read.other_controls.iter().any(|other| other == label)
     }
 
     /// All perturbations, by their ids.
@@ -325,6 +333,7 @@ impl Manifest {
         if let Some(twice) = names.windows(2).find(|pair| pair[0] == pair[1]) {
             return Err(format!("genes: {:?} appears twice", twice[0]));
         }
+        self.as_read.check(self.genes.len())?;
         if !(self.factor.is_finite() && self.factor > 0.0) {
             return Err(format!("factor is {}; it must be a positive number", self.factor));
         }
