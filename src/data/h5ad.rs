@@ -74,6 +74,7 @@ pub use describe::describe;
 pub(crate) use hdf5::is_hdf5;
 pub use mtx::find_mtx;
 pub use names::CellNames;
+pub(crate) use number::spelled;
 pub use write::{Extra, Writer, X, write};
 
 /// Whether a path is a parquet file, or a folder with parquet files.

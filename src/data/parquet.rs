@@ -25,7 +25,7 @@ use self::fence::fenced;
 pub(crate) use self::lists::Pairs;
 use self::pages::Pages;
 use self::source::Source;
-use super::h5ad::{Growing, Labels};
+use super::h5ad::{Growing, Labels, spelled};
 use crate::error::{At, Error, Result};
 
 /// First bytes of a parquet file.
@@ -181,8 +181,8 @@ impl Parquet {
                 }
                 ColumnReader::Int32ColumnReader(r) => flat(r, &kind, &mut work, |v| Ok(v.to_string())),
                 ColumnReader::Int64ColumnReader(r) => flat(r, &kind, &mut work, |v| Ok(v.to_string())),
-                ColumnReader::FloatColumnReader(r) => flat(r, &kind, &mut work, |v| Ok(format!("{v:?}"))),
-                ColumnReader::DoubleColumnReader(r) => flat(r, &kind, &mut work, |v| Ok(format!("{v:?}"))),
+                ColumnReader::FloatColumnReader(r) => flat(r, &kind, &mut work, |v| Ok(spelled(v))),
+                ColumnReader::DoubleColumnReader(r) => flat(r, &kind, &mut work, |v| Ok(spelled(v))),
                 ColumnReader::ByteArrayColumnReader(r) => {
                     flat(r, &kind, &mut work, |v: &ByteArray| v.as_utf8().map(String::from))
                 }

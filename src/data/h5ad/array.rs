@@ -140,7 +140,11 @@ impl Array {
                 let truths: Vec<i64> = number::decode(kind, bytes).unwrap_or_default();
                 Ok(Column::Boolean(truths.iter().map(|&truth| truth != 0).collect()))
             }
-            Some("f16" | "f32" | "f64") => Ok(Column::Float(number::decode(kind, bytes).unwrap_or_default())),
+            Some("f32") => {
+                let stored: Vec<f32> = number::decode(kind, bytes).unwrap_or_default();
+                Ok(Column::Float(stored.into_iter().map(number::widened).collect()))
+            }
+            Some("f16" | "f64") => Ok(Column::Float(number::decode(kind, bytes).unwrap_or_default())),
             Some(word) => {
                 let whole: Vec<i64> = number::decode(kind, bytes).unwrap_or_default();
                 if word == "u64" && whole.iter().any(|&number| number < 0) {

@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
+use super::number::spelled;
 use crate::error::{Error, Result, nearest};
 
 /// `obs` or `var`: an index and named columns of equal length.
@@ -203,7 +204,7 @@ impl Column {
         match self {
             Column::Text(items) => items,
             Column::Integer(items) => items.iter().map(i64::to_string).collect(),
-            Column::Float(items) => items.iter().map(|item| format!("{item:?}")).collect(),
+            Column::Float(items) => items.iter().map(spelled).collect(),
             Column::Boolean(items) => items.iter().map(|&item| truth(item).to_string()).collect(),
             Column::Categorical(labels) => {
                 (0..labels.len()).map(|i| labels.get(i).unwrap_or_default().to_string()).collect()
@@ -268,7 +269,7 @@ impl Frame {
                 Ok(Labels::of(&words))
             }
             Some(Column::Float(items)) if items.iter().all(|item| item.is_nan() || item.fract() == 0.0) => {
-                let word = |item: &f64| if item.is_nan() { String::new() } else { format!("{item:?}") };
+                let word = |item: &f64| if item.is_nan() { String::new() } else { spelled(item) };
                 Ok(Labels::of(&items.iter().map(word).collect::<Vec<_>>()).without_empty())
             }
             Some(Column::Float(_)) => Err(Error::format(

@@ -1,5 +1,7 @@
 //! Numbers of every stored width, in either byte order.
 
+use std::fmt::Debug;
+
 use bytemuck::Pod;
 use half::f16;
 use hdf5_pure::{Datatype, DatatypeByteOrder};
@@ -158,11 +160,55 @@ fn each<const N: usize, T>(bytes: &[u8], swapped: bool, of: impl Fn([u8; N]) -> 
     whole.iter().map(|&number| turned(number)).collect()
 }
 
+/// A float as Python's `str` writes it: the shortest text that means it, with at least two digits in an exponent.
+pub(crate) fn spelled(number: impl Debug) -> String {
+    let text = format!("{number:?}");
+    match text.split_once('e') {
+        Some((digits, power)) => {
+            let (sign, power) = power.strip_prefix('-').map_or(('+', power), |power| ('-', power));
+            format!("{digits}e{sign}{power:0>2}")
+        }
+        None => text.replace("NaN", "nan"),
+    }
+}
+
+/// The f64 whose text is that of a stored f32: 0.1, and not 0.10000000149.
+pub(super) fn widened(number: f32) -> f64 {
+    match number.fract() == 0.0 {
+        true => number.into(),
+        false => spelled(number).parse().unwrap_or(number.into()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use hdf5_pure::{EnumTypeBuilder, make_i8_type, make_i32_type};
 
-    use super::word;
+    use super::{spelled, widened, word};
+
+    /// As `[str(x) for x in (0.0, 10.0, ..)]` and `str(np.float32(x))` have them.
+    #[test]
+    fn floats_are_spelled_as_in_python() {
+        let python = [
+            "0.0",
+            "10.0",
+            "0.0001",
+            "1e-05",
+            "1.5e-09",
+            "123456789012345.0",
+            "1e+16",
+            "-2.5e+100",
+            "nan",
+            "inf",
+        ];
+        for text in python {
+            assert_eq!(spelled(text.parse::<f64>().expect("a number")), text);
+        }
+        for text in ["0.1", "1e-09", "3.4028235e+38"] {
+            let stored: f32 = text.parse().expect("a number");
+            assert_eq!((spelled(widened(stored)).as_str(), widened(stored) as f32), (text, stored));
+        }
+    }
 
     #[test]
     fn a_truth_value_is_one_byte() {
