@@ -177,7 +177,7 @@ impl<'a> Baselines<'a> {
         let data = self.data;
         let observer = Observer::asked(settings.observe, data.manifest().target)?;
         let asked = Usable::of(data, asked)?;
-        asked.check_some(data, "--subset")?;
+        asked.check_some(data, "asked")?;
         let mut fallbacks = BTreeMap::<String, usize>::new();
         let fitted = self.fit(settings.kind, &mut fallbacks)?;
         let mut population = empty()?;
@@ -248,7 +248,7 @@ impl Effects {
 const CHECKED: &str = "training groups were checked above";
 
 fn nothing() -> Error {
-    Error::setting("--split", "the training part has no perturbed cells to learn from")
+    Error::setting("train", "the training part has no perturbed cells to learn from")
 }
 
 /// How a control cell is changed.

@@ -255,7 +255,7 @@ impl Trained {
         let Trained { mut header, effects, features, model, params } = self;
         let features = features.ok_or_else(|| {
             let what = "the run knows perturbations by name: it was trained without features, and cannot predict a new one";
-            Error::setting("--perturbation-features", what)
+            Error::setting("features", what)
         })?;
         let features = features.extended(table, &mut header.data)?;
         let sizes = vocabulary(&header.data, Some(&features));

@@ -24,6 +24,7 @@ mod sources;
 mod split;
 mod terminal;
 mod train;
+pub mod words;
 mod written;
 
 /// Train and run SCALE, a model of how a population of single cells responds to a perturbation.

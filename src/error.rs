@@ -26,10 +26,10 @@ pub enum Error {
         /// What is wrong and what would be right.
         what: String,
     },
-    /// A setting, option or request that cannot be honoured.
+    /// A setting or request that cannot be honoured.
     #[error("{field}: {what}")]
     Setting {
-        /// Option or config field, as the user writes it.
+        /// Field of the settings, config field, parameter or variable of the environment. In `what`, another one stands in backticks.
         field: String,
         /// What is wrong and what would be right.
         what: String,
@@ -78,7 +78,7 @@ impl Error {
         }
     }
 
-    /// A problem with an option or a config field.
+    /// A problem with a setting; the program shows its user the option in place of the field ([`Error::Setting`]).
     pub fn setting(field: impl Into<String>, what: impl Into<String>) -> Self {
         Error::Setting { field: field.into(), what: what.into() }
     }

@@ -78,7 +78,7 @@ pub struct Settings {
     /// Which measures to compute.
     pub profile: Profile,
     /// Measures to leave out, by registry name.
-    pub skip: Vec<String>,
+    pub skip_metrics: Vec<String>,
     /// Whether a board scores one half of the measured cells against the other.
     pub ceiling: bool,
     /// How often a board resamples the perturbations for its intervals; 0: no intervals.
@@ -91,7 +91,7 @@ impl Default for Settings {
             control: "non-targeting".to_string(),
             rules: Rules::default(),
             profile: Profile::default(),
-            skip: Vec::new(),
+            skip_metrics: Vec::new(),
             ceiling: false,
             bootstrap: 0,
         }

@@ -4,7 +4,7 @@ use std::panic;
 use std::process::{self, ExitCode};
 
 use clap::Parser;
-use scale_engine::cli::{self, Cli};
+use scale_engine::cli::{self, Cli, words};
 use scale_engine::error::Error;
 use scale_engine::gpu;
 
@@ -17,7 +17,7 @@ fn main() -> ExitCode {
     match cli::run(Cli::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error}");
+            eprintln!("error: {}", words::told(&error));
             // 2: the command line was wrong; 1: the work failed.
             ExitCode::from(if matches!(error, Error::Setting { .. }) { 2 } else { 1 })
         }

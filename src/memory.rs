@@ -34,7 +34,7 @@ pub fn share() {
     }
 }
 
-/// Refuses what needs more memory than this machine has, naming the option or field that asks for it: a failed allocation would end
+/// Refuses what needs more memory than this machine has, naming the setting that asks for it: a failed allocation would end
 /// the program without a word.
 pub fn check(field: &str, what: &str, bytes: u64) -> Result<()> {
     let gb = |bytes: u64| bytes as f64 / 1e9;

@@ -55,3 +55,4 @@ mod tahoe;
 mod tenx;
 mod train;
 mod train_log;
+mod words;

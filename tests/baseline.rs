@@ -305,7 +305,7 @@ fn counts_drawn_around_a_baseline_keep_its_means_and_add_zeros() {
     let other = tempfile::tempdir().expect("a temporary folder");
     let logged = self::data(other.path(), Scale::Log1p, &small());
     let refused = baseline(&logged, &[4], &[4], &log).expect_err("no target").to_string();
-    assert!(refused.starts_with("--observe:"), "{refused}");
+    assert!(refused.starts_with("observe:"), "{refused}");
 }
 
 #[test]
@@ -334,17 +334,17 @@ fn measured_cells_are_the_data_on_each_scale_and_survive_the_file() {
 }
 
 #[test]
-fn what_cannot_be_had_is_refused_by_the_option_that_asks_for_it() {
+fn what_cannot_be_had_is_refused_by_the_setting_that_asks_for_it() {
     let dir = tempfile::tempdir().expect("a temporary folder");
     let logged = data(dir.path(), Scale::Log1p, &small());
     let mut counts = Population::like(logged.manifest());
     counts.unit = Unit::Counts;
     let refused = counts.extend_measured(&logged, logged.names(0), 0..1).expect_err("logs").to_string();
-    assert!(refused.starts_with("--values: "), "{refused}");
+    assert!(refused.starts_with("unit: "), "{refused}");
     let (unperturbed, asked) = (groups(&logged, &[("A", "control")]), groups(&logged, &[("B", "q")]));
     let answered = baseline(&logged, &unperturbed, &asked, &settings(Kind::Mean));
     let refused = answered.expect_err("nothing to learn from").to_string();
-    assert!(refused.starts_with("--split: "), "{refused}");
+    assert!(refused.starts_with("train: "), "{refused}");
 }
 
 #[test]

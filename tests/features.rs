@@ -212,7 +212,7 @@ fn a_new_name_with_known_features_is_what_has_them() {
     };
     let error = ask(&["run"], None).expect_err("it is not known").to_string();
     assert!(
-        error.contains("line 2: unknown perturbation") && error.contains("--perturbation-features"),
+        error.contains("line 2: unknown perturbation") && error.contains("the table of `features`"),
         "{error}"
     );
     // Two runs know the new names alike; what holds of both is said once.

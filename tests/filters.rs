@@ -41,7 +41,7 @@ fn cells_with_few_counts_or_genes_and_genes_in_few_cells_are_left_out() {
 
     settings.out.set_file_name("genes");
     settings.filters = Filters { min_genes: 3, min_counts: 10, ..Filters::default() };
-    assert!(refusal(&settings).contains("--min-counts, --min-genes: no \"none\" cell is left"));
+    assert!(refusal(&settings).contains("filters.min_counts, filters.min_genes: no \"none\" cell is left"));
     settings.filters = Filters { min_genes: 1, min_cells: 3, ..Filters::default() };
     let summary = run(&settings).expect("made");
     let filtered = summary.filtered.expect("filters");
@@ -62,11 +62,11 @@ fn counts_are_not_counted_among_logs_and_something_must_be_left() {
         }
     });
     settings.filters.min_counts = 3;
-    assert!(refusal(&settings).contains("--min-counts: the values are logs"));
+    assert!(refusal(&settings).contains("filters.min_counts: the values are logs"));
     settings.filters = Filters { min_cells: 7, ..Filters::default() };
-    assert!(refusal(&settings).contains("--min-cells: no gene is expressed in that many cells"));
+    assert!(refusal(&settings).contains("filters.min_cells: no gene is expressed in that many cells"));
     settings.filters = Filters { min_cells_per_pert: 3, ..Filters::default() };
-    assert!(refusal(&settings).contains("--min-cells-per-pert: no perturbed cell is left"));
+    assert!(refusal(&settings).contains("filters.min_cells_per_pert: no perturbed cell is left"));
     settings.filters.min_cells_per_pert = 2;
     let summary = run(&settings).expect("made");
     let filtered = summary.filtered.expect("filters");
@@ -129,7 +129,8 @@ fn perturbations_that_do_not_lower_their_gene_are_left_out_and_then_such_cells()
     let (_dir, mut settings) = screen(&groups, ["CD3E", "MYC", "TP53"], "other");
     settings.filters.min_cells_per_pert = 4;
     assert!(
-        refusal(&settings).contains("--knockdown-filter, --min-cells-per-pert: no perturbed cell is left")
+        refusal(&settings)
+            .contains("filters.knockdown, filters.min_cells_per_pert: no perturbed cell is left")
     );
     settings.filters.knockdown = Some(Knockdown { residual: 0.31, cell_residual: 0.51 });
     let filtered = run(&settings).expect("made").filtered.expect("filters");
@@ -166,7 +167,7 @@ fn several_labels_of_controls_become_the_first_before_anything_is_judged() {
     for (control, other) in [("none", "nome"), ("nome", "none")] {
         (settings.control, settings.other_controls) = (control.into(), vec![other.into()]);
         let what = refusal(&settings);
-        assert!(what.contains("--control-pert: unknown label \"nome\"; did you mean \"none\"?"), "{what}");
+        assert!(what.contains("control: unknown label \"nome\"; did you mean \"none\"?"), "{what}");
     }
 }
 

@@ -62,7 +62,7 @@ fn sources(dir: &Path, found: &mut Vec<PathBuf>) {
 }
 
 /// (file below src, its text)
-fn files() -> Vec<(String, String)> {
+pub fn files() -> Vec<(String, String)> {
     let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let mut paths = Vec::new();
     sources(&src, &mut paths);

@@ -76,7 +76,7 @@ fn what_cannot_be_ranked_is_refused_and_no_table_is_written() {
     refused(&|s| s.filters.knockdown = Some(Knockdown { residual: 0.3, cell_residual: 0.5 }), "needs labels");
     refused(&|s| s.filters.min_cells_per_pert = 3, "needs labels");
     refused(&|s| s.genes = Genes::Listed("list.txt".into()), "nothing to rank");
-    refused(&|s| s.filters.min_genes = 1000, "--min-genes: no cell is left");
+    refused(&|s| s.filters.min_genes = 1000, "filters.min_genes: no cell is left");
     refused(&|s| s.filters.min_cells = 100_000, "no gene is expressed in that many cells");
     let over = ranked(&settings, &settings.inputs[0]).expect_err("an input").to_string();
     assert!(over.contains("which is an input"), "{over}");

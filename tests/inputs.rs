@@ -40,7 +40,7 @@ fn output_of_10x_gets_its_labels_from_a_table() {
     )
     .expect("written");
     let mut settings = settings(&input, &dir.path().join("data"));
-    assert!(refusal(&settings).contains("--labels"));
+    assert!(refusal(&settings).contains("`preprocess::labels FILE.csv`"));
     settings.labels = Some(table.clone());
     let kept = run(&settings).expect("made").contents;
     let joined = kept.joined.expect("a table");
@@ -165,7 +165,7 @@ const IDS: [&str; 5] = ["E1", "E2", "E3", "E4", "E5"];
 fn genes_are_aligned_by_an_id_where_files_name_them_otherwise() {
     // The second file has its own names and another order; CD3E is E1 in one and E2 in the other.
     let (_dir, mut settings) = two_files(["CD3E", "b", "c", "d", "e"], [IDS, ["E2", "E1", "E3", "E4", "E5"]]);
-    assert!(refusal(&settings).contains("--gene-id"));
+    assert!(refusal(&settings).contains("`gene_id`"));
     settings.gene_id = Some("gene_id".into());
     let kept = run(&settings).expect("made").contents;
     assert_eq!(Data::open(&settings.out).expect("opened").manifest().genes, GENES);
@@ -190,7 +190,7 @@ fn a_gene_that_a_file_lacks_is_zeros_where_that_is_asked_for() {
     let (_dir, mut settings) = two_files(["NEW", "ACTB", "MYC", "TP53", "GATA1"], [IDS; 2]);
     let what = refusal(&settings);
     assert!(
-        what.contains("second.h5ad: gene \"CD3E\" is missing") && what.contains("--fill-missing"),
+        what.contains("second.h5ad: gene \"CD3E\" is missing") && what.contains("`fill_missing`"),
         "{what}"
     );
     settings.fill_missing = true;

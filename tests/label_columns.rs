@@ -89,10 +89,7 @@ fn files_of_one_name_are_not_one_cell_type() {
     std::fs::copy(&first, &second).expect("copied");
     settings.inputs.push(second);
     let what = run(&settings).expect_err("two files of one name").to_string();
-    assert!(
-        what.contains("other/in.h5ad: has the name of") && what.contains("give --celltype-col"),
-        "{what}"
-    );
+    assert!(what.contains("other/in.h5ad: has the name of") && what.contains("give `cell_type`"), "{what}");
     settings.cell_type = column;
     run(&settings).expect("cell types of their own");
 }

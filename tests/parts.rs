@@ -170,7 +170,7 @@ fn parts_that_do_not_belong_together_are_refused() {
     let mut settings = two_files(dir.path());
     let work = dir.path().join("work");
     let what = refusal(&settings, &parts(&work, Some(("moments", 0))));
-    assert!(what.contains("--part: filters/0 must be made first"), "{what}");
+    assert!(what.contains("only: filters/0 must be made first"), "{what}");
     let what = refusal(&settings, &parts(&work, Some(("filters", 7))));
     assert!(what.contains("filters/7: there are 7 parts"), "{what}");
     let what = refusal(&settings, &Parts { cells: 201, ..parts(&work, None) });

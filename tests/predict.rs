@@ -196,7 +196,7 @@ fn predicted_controls_are_not_mixed_with_measured_ones() {
     let settings =
         predict::Settings { with_controls: true, ..predict::Settings::new(&small.run, source, &out) };
     let error = predict(&settings, &Progress::silent()).expect_err("one label for both").to_string();
-    assert!(error.contains("line 2: ") && error.contains("--with-controls"), "{error}");
+    assert!(error.contains("line 2: ") && error.contains("`with_controls`"), "{error}");
 }
 
 #[test]

@@ -103,7 +103,7 @@ fn groups_without_controls_are_reported_and_not_drawn() {
     assert!(sets_of(&sampler, 100).iter().all(|set| set.conditions[0] != 2));
     let only: Vec<u32> = sampler.unmatched().to_vec();
     let message = Sampler::new(&data, &only, sampling(1, 1), 0).expect_err("refused").to_string();
-    assert!(message.starts_with("--split: none of 1 groups can be used: 1 have no controls"), "{message}");
+    assert!(message.starts_with("groups: none of 1 groups can be used: 1 have no controls"), "{message}");
     // Messages name fields as the user writes them.
     let message = Sampler::new(&data, &only, sampling(1 << 20, 1 << 20), 0).expect_err("refused").to_string();
     assert!(message.starts_with("data.sets: ") && message.contains("can have more than"), "{message}");

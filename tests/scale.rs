@@ -51,7 +51,7 @@ fn a_told_scale_is_believed() {
     assert_eq!(run(&settings).expect("made").target, Some(5e3));
     settings.out.set_file_name("third");
     settings.target = Some(Target::Median);
-    assert!(refusal(&settings).contains("--target-sum"));
+    assert!(refusal(&settings).starts_with("target: "));
 }
 
 /// A matrix of two data sets that were put together before they were brought to one scale.
@@ -112,13 +112,13 @@ fn totals_that_a_column_holds_are_pointed_out() {
     });
     let notes = run(&settings).expect("made").contents.notes;
     assert!(
-        notes.iter().any(|note| note.contains("--size-col n_counts") && note.contains("3.0 times")),
+        notes.iter().any(|note| note.contains("`size n_counts`") && note.contains("3.0 times")),
         "{notes:?}"
     );
     settings.out.set_file_name("other");
     settings.size = Some("n_counts".into());
     let notes = run(&settings).expect("made").contents.notes;
-    assert!(notes.iter().all(|note| !note.contains("--size-col")), "{notes:?}");
+    assert!(notes.iter().all(|note| !note.contains("`size")), "{notes:?}");
 }
 
 #[test]

@@ -272,5 +272,5 @@ fn genes_ranked_by_a_tenth_of_the_logarithm_are_scanpys() {
         }
     }
     let message = found("v3", Flavor::SeuratV3, None, true).expect_err("refused").to_string();
-    assert!(message.contains("--rescale-before-hvg: seurat_v3 ranks raw counts"), "{message}");
+    assert!(message.contains("rescale_before_hvg: seurat_v3 ranks raw counts"), "{message}");
 }

@@ -156,5 +156,5 @@ fn cells_that_were_skipped_leave_the_others_as_they_are() {
 #[test]
 fn sizes_out_of_range_are_refused_by_name() {
     let refused = simulate(&Settings { genes: 70_000, ..Settings::default() }).expect_err("refused");
-    assert!(refused.to_string().starts_with("--genes: is 70000"), "{refused}");
+    assert!(refused.to_string().starts_with("genes: is 70000"), "{refused}");
 }

@@ -172,7 +172,7 @@ fn what_is_missing_is_told_with_the_way_out() {
         &|settings| settings.cell_type = Some("cell_lin".into()),
         "did you mean \"cell_line_id\"",
     );
-    refused(&nothing, &|settings| settings.source = "raw".into(), "omit --source");
+    refused(&nothing, &|settings| settings.source = "raw".into(), "omit `source`");
     let no_lists = |dir: &Path| {
         std::fs::copy(golden("labels.parquet"), dir.join("data/train-00000-of-00002.parquet"))
             .map(drop)
@@ -269,7 +269,7 @@ fn other_parquet_is_told_of_as_a_table() {
     };
     let table = describe(&golden("labels.parquet")).expect("described");
     assert_eq!((table["kind"].as_str(), table["rows"].as_u64()), (Some("parquet table"), Some(48)));
-    assert!(table["preprocess"].as_str().expect("words").contains("--labels"));
+    assert!(table["preprocess"].as_str().expect("words").contains("`labels`"));
     assert!(inspect(&golden("labels.parquet")).contains("parquet table"));
     assert!(inspect(&golden("data")).contains("Tahoe parquet"));
     // A shard without the tables of its release.

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::json;
 
+use super::words;
 use super::written::Written;
 use crate::aside;
 use crate::baseline::{Baselines, Kind, Settings};
@@ -81,7 +82,7 @@ pub fn run(args: Args) -> Result<()> {
     let data = Data::open(&args.data)?;
     let split = Split::load(&args.split, &data)?;
     if !args.json {
-        split.warnings.iter().for_each(|warning| eprintln!("warning: {warning}"));
+        split.warnings.iter().for_each(words::warning);
     }
     let settings = Settings {
         kind: args.kind,
@@ -98,7 +99,7 @@ pub fn run(args: Args) -> Result<()> {
     let mut answer = trained.predict_to(&args.out, split.part(args.subset), &settings)?;
     let notes: Vec<String> = answer.asked.note(&data).into_iter().chain(answer.fallbacks).collect();
     if !args.json {
-        notes.iter().for_each(|note| eprintln!("note: {note}"));
+        notes.iter().for_each(words::note);
     }
     answer.population.notes.push(("split".into(), split.hash.clone()));
     let written = answer.population.close()?;
@@ -120,7 +121,7 @@ pub fn run(args: Args) -> Result<()> {
             "warnings": split.warnings,
             "notes": notes,
         });
-        println!("{told}");
+        words::print_json(&told);
         return Ok(());
     }
     let by = args.kind.name().to_string();

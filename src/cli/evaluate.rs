@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use beside::baselines;
 use serde_json::{Map, Value, json};
 
+use super::words;
 use crate::aside;
 use crate::config::Observe;
 use crate::data::h5ad::H5ad;
@@ -132,7 +133,7 @@ pub fn run(args: Args) -> Result<()> {
         control,
         rules: args.rules,
         profile: args.profile,
-        skip: args.skip_metrics.clone(),
+        skip_metrics: args.skip_metrics.clone(),
         ceiling: args.ceiling,
         bootstrap: args.bootstrap,
     };
@@ -143,7 +144,7 @@ pub fn run(args: Args) -> Result<()> {
         cell_type: args.celltype_col.clone(),
     };
     let Outcome { boards, sources, written } = evaluate(&args, &files, &settings)?;
-    notes(&boards).iter().for_each(|note| eprintln!("note: {note}"));
+    notes(&boards).iter().for_each(words::note);
     let left = earlier(&args.out, &written)?;
     if !left.is_empty() {
         eprintln!("note: {} also contains results of an earlier run: {}", args.out.display(), some_of(&left));

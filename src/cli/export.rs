@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use serde_json::json;
 
+use super::words;
 use crate::aside;
 use crate::data::h5ad::H5ad;
 use crate::data::population::{Population, Unit, push_groups};
@@ -48,7 +49,7 @@ pub fn run(args: Args) -> Result<()> {
     let groups = match (&args.split, args.subset) {
         (Some(path), Some(subset)) => {
             let split = Split::load(path, &data)?;
-            split.warnings.iter().for_each(|warning| eprintln!("warning: {warning}"));
+            split.warnings.iter().for_each(words::warning);
             notes.push(("split".into(), split.hash.clone()));
             split.part(subset).to_vec()
         }

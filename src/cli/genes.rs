@@ -4,9 +4,9 @@ use std::path::PathBuf;
 
 use serde_json::json;
 
-use super::preprocess::{print_filtered, print_shared};
-use super::signal;
+use super::preprocess::{print_filtered, print_notes, print_shared};
 use super::sources::{FilterArgs, GeneArgs, SourceArgs, settings};
+use super::{signal, words};
 use crate::data::preprocess::{Ranking, Settings, rank_genes};
 use crate::error::Result;
 use crate::progress::Progress;
@@ -51,7 +51,7 @@ pub fn run(args: Args) -> Result<()> {
     if json {
         let mut told = serde_json::to_value(&ranking).expect("a ranking is plain JSON");
         told["out"] = json!(settings.out);
-        println!("{told}");
+        words::print_json(&told);
     } else {
         print(&settings, &ranking);
     }
@@ -70,5 +70,5 @@ fn print(settings: &Settings, ranking: &Ranking) {
     }
     println!("genes           {} of {} are highly variable", ranking.genes, ranking.source_genes);
     print_shared(ranking.shared.as_ref());
-    ranking.notes.iter().for_each(|note| println!("note            {note}"));
+    print_notes(&ranking.notes);
 }

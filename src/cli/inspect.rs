@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
+use super::words::in_options;
 use crate::checkpoint::{Checkpoint, Described};
 use crate::data::h5ad;
 use crate::data::shard::{self, Data};
@@ -37,7 +38,10 @@ pub struct Args {
 
 /// Describes the path and prints it.
 pub fn run(args: Args) -> Result<()> {
-    let value = describe(&args.path)?;
+    let mut value = describe(&args.path)?;
+    if let Some(Value::String(text)) = value.get_mut("preprocess") {
+        *text = in_options(text);
+    }
     if args.json {
         println!("{value}");
     } else {

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use super::sources::AskedScale;
 use super::written::Written;
-use super::{device, signal};
+use super::{device, signal, words};
 use crate::config::Observe;
 use crate::data::split::Part;
 use crate::error::{Error, Result, counted, some_of};
@@ -130,11 +130,11 @@ pub fn run(args: Args) -> Result<()> {
     signal::stop(&progress, "at the next cell")?;
     let report = signal::ended(predict(&settings, &progress))?;
     if args.json {
-        println!("{}", serde_json::to_string(&report).expect("plain values"));
+        words::print_json(&report);
         return Ok(());
     }
-    report.warnings.iter().for_each(|warning| eprintln!("warning: {warning}"));
-    report.notes.iter().for_each(|note| eprintln!("note: {note}"));
+    report.warnings.iter().for_each(words::warning);
+    report.notes.iter().for_each(words::note);
     if !report.missing_genes.is_empty() {
         eprintln!(
             "note: genes of the model that are missing and taken as zero: {} ({})",

@@ -2,8 +2,8 @@
 
 use std::path::PathBuf;
 
-use super::signal;
 use super::sources::{self, FilterArgs, GeneArgs, SourceArgs};
+use super::{signal, words};
 use crate::data::preprocess::{
     Contents, Filtered, Filters, Genes, Knockdown, PartName, Parts, Plan, Settings, SharedGenes, Summary,
     plan, preprocess_parts,
@@ -140,7 +140,7 @@ pub fn run(args: Args) -> Result<()> {
         eprintln!("note: all cells are controls ({:?}): nothing can be trained on them", settings.control);
     }
     if json {
-        println!("{}", serde_json::to_string(&summary).expect("a summary is plain JSON"));
+        words::print_json(&summary);
     } else {
         print(&summary);
     }
@@ -151,7 +151,7 @@ pub fn run(args: Args) -> Result<()> {
 fn tell(settings: &Settings, parts: &Parts, json: bool) -> Result<()> {
     let plan = plan(settings, parts)?;
     if json {
-        println!("{}", serde_json::to_string(&plan).expect("a plan is plain JSON"));
+        words::print_json(&plan);
         return Ok(());
     }
     let Plan { out, contents, passes, parts, source_bytes, bytes } = &plan;
@@ -163,7 +163,7 @@ fn tell(settings: &Settings, parts: &Parts, json: bool) -> Result<()> {
     println!("reads           {:.1} MB {} times", *source_bytes as f64 / 1e6, passes.len());
     println!("passes          {}, in {parts} parts each", passes.join(", "));
     println!("shards          at most {:.1} MB, twice that while they are made", *bytes as f64 / 1e6);
-    print_notes(contents);
+    print_notes(&contents.notes);
     Ok(())
 }
 
@@ -200,8 +200,8 @@ pub(super) fn print_shared(shared: Option<&SharedGenes>) {
     println!("                {} in all files, {} only in some{lacking}", shared.common, shared.partial);
 }
 
-fn print_notes(contents: &Contents) {
-    contents.notes.iter().for_each(|note| println!("note            {note}"));
+pub(super) fn print_notes(notes: &[String]) {
+    notes.iter().for_each(|note| println!("note            {}", words::in_options(note)));
 }
 
 fn settings(args: Args) -> Result<Settings> {
@@ -236,7 +236,7 @@ fn print(summary: &Summary) {
     }
     print_genes_and_groups(contents);
     println!("shards          {:.1} MB", *bytes as f64 / 1e6);
-    print_notes(contents);
+    print_notes(&contents.notes);
 }
 
 pub(super) fn print_filtered(filtered: &Filtered) {

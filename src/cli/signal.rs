@@ -3,6 +3,7 @@
 use std::process::exit;
 use std::time::{Duration, Instant};
 
+use super::words;
 use crate::error::{Error, Result};
 use crate::progress::Progress;
 
@@ -29,7 +30,7 @@ pub fn stop(progress: &Progress, what: &'static str) -> Result<()> {
 /// Ends the program if the work was stopped: it says what it left, but a signal has ended it.
 pub fn ended<T>(work: Result<T>) -> Result<T> {
     if let Err(Error::Stopped(what)) = &work {
-        eprintln!("{what}");
+        eprintln!("{}", words::in_options(what));
         exit(INTERRUPTED);
     }
     work

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args as ClapArgs;
 
+use super::words;
 use crate::aside;
 use crate::data::h5ad::H5ad;
 use crate::data::shard::Data;
@@ -94,10 +95,10 @@ pub fn run(args: Args) -> Result<()> {
         _ => return Err(Error::setting("split", "give a split file, or --preset with --out")),
     };
     let report = split.report(&data);
-    report.warnings.iter().for_each(|warning| eprintln!("warning: {warning}"));
-    report.notes.iter().for_each(|note| eprintln!("note: {note}"));
+    report.warnings.iter().for_each(words::warning);
+    report.notes.iter().for_each(words::note);
     if args.json {
-        println!("{}", serde_json::to_string(&report).expect("a report is plain JSON"));
+        words::print_json(&report);
     } else {
         print!("{}", table(&report));
     }

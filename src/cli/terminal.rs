@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
+use super::words::in_options;
 use crate::lock::lock;
 use crate::progress::{Event, Progress};
 
@@ -28,13 +29,13 @@ impl Progress {
                 None => write(line),
             };
             match event {
-                Event::Note(what) => line(&format!("note: {what}")),
+                Event::Note(what) => line(&format!("note: {}", in_options(what))),
                 Event::Stage(what) => match shown.as_ref() {
                     Some(Shown { bar, .. }) => bar.set_message(what.to_string()),
                     None => line(what),
                 },
-                Event::Warning(what) => line(&format!("warning: {what}")),
-                Event::Error(what) => line(&format!("error: {what}")),
+                Event::Warning(what) => line(&format!("warning: {}", in_options(what))),
+                Event::Error(what) => line(&format!("error: {}", in_options(what))),
                 Event::Begins { what, done, all, unit } => {
                     *shown = Some(Shown::new(bars, what, done, all, unit))
                 }

@@ -1,4 +1,4 @@
-//! Lays preset, recipe, TOML file and `--set` over each other, in this order, then checks the result as a whole.
+//! Lays preset, recipe, TOML file and single settings over each other, in this order, then checks the result as a whole.
 
 use std::path::Path;
 
@@ -14,7 +14,7 @@ const LARGEST: usize = 1 << 20;
 impl Config {
     /// Lays a config file and `section.field=value` settings over a preset, then checks the whole.
     ///
-    /// `preset` is that of `--preset`. Errors name the file or field.
+    /// Errors name the file or field.
     pub fn load(preset: Option<&str>, file: Option<&Path>, set: &[String]) -> Result<Config> {
         let mut over = Over::read(file, set)?;
         let preset = over.named("preset", preset)?.unwrap_or("tiny").to_string();
@@ -41,7 +41,7 @@ impl Config {
         toml::to_string_pretty(self).expect("plain structs of numbers and names")
     }
 
-    /// Name and value of every field, as `--set` names it: the same names in the same order for all configs.
+    /// Name and value of every field, as a setting names it: the same names in the same order for all configs.
     pub(crate) fn fields(&self) -> Vec<(String, String)> {
         let all = toml::Table::try_from(self).expect("plain structs of numbers and names");
         let of = |(name, value): (String, toml::Value)| match value {
@@ -170,19 +170,20 @@ impl<'a> Over<'a> {
         Ok(Over { file, of_file, of_set, whole })
     }
 
-    /// The preset or recipe, which `--preset` (`option`), settings and file must agree on: a config written by a run lists what both
+    /// The preset or recipe, which the parameter of [`Config::load`], settings and file must agree on: a config written by a run lists what both
     /// begin with, and would keep it under the other name.
-    fn named<'b>(&'b self, field: &'static str, option: Option<&'b str>) -> Result<Option<&'b str>> {
+    fn named<'b>(&'b self, field: &'static str, asked: Option<&'b str>) -> Result<Option<&'b str>> {
         if self.whole.get(field).is_some_and(|value| !value.is_str()) {
             return Err(self.wrong(field.into(), "must be a name in quotes".into()));
         }
         let path = self.file.map_or(String::new(), |path| path.display().to_string());
         let (of_set, of_file) = (name(&self.of_set, field), name(&self.of_file, field));
-        let all = [("--preset", option), ("--set", of_set), (path.as_str(), of_file)];
-        let mut told = all.into_iter().filter_map(|(by, name)| Some((by, name?)));
-        let Some((by, asked)) = told.next() else { return Ok(None) };
-        match told.find(|(_, name)| *name != asked) {
-            Some((other, name)) => {
+        let path = path.as_str();
+        let all = [("load.preset", "", asked), ("set", "`set`", of_set), (path, path, of_file)];
+        let mut told = all.into_iter().filter_map(|(by, other, name)| Some((by, other, name?)));
+        let Some((by, _, asked)) = told.next() else { return Ok(None) };
+        match told.find(|(.., name)| *name != asked) {
+            Some((_, other, name)) => {
                 let what =
                     format!("{field} {asked}, but {other} has {field} = {name:?}; give only one of them");
                 Err(Error::setting(by, what))
@@ -262,12 +263,9 @@ fn parse_set(item: &str) -> Result<Table> {
     let (path, value) = item
         .split_once('=')
         .filter(|(path, _)| path.split('.').all(|key| !key.trim().is_empty()))
-        .ok_or_else(|| Error::setting("--set", format!("{item:?} is not section.field=value")))?;
+        .ok_or_else(|| Error::setting("set", format!("{item:?} is not section.field=value")))?;
     if value.contains(['\n', '\r']) {
-        return Err(Error::setting(
-            "--set",
-            format!("{item:?} has several lines; give one setting at a time"),
-        ));
+        return Err(Error::setting("set", format!("{item:?} has several lines; give one setting at a time")));
     }
     let parsed = format!("v = {value}").parse::<Table>().ok().and_then(|mut t| t.remove("v"));
     let mut value = parsed.unwrap_or_else(|| Value::String(value.trim().to_string()));

@@ -45,7 +45,7 @@ brief!(Observer, |observer| target: observer.target);
 /// Why no counts can be drawn.
 pub const UNTOLD_TOTAL: &str = "drawing counts needs the total to which cells were scaled before log1p, \
                                 which these data do not record; give it with \
-                                `preprocess --target-sum N`, or use `--observe none`";
+                                `preprocess::target N`, or use `observe none`";
 
 impl Observer {
     /// The observer that was requested, if any: the same rule for a model and for baselines. Counts are drawn only if the data
@@ -62,7 +62,7 @@ impl Observer {
             (Observe::Poisson, Some(target)) => {
                 Err(Error::setting("target", format!("is {target}; it must be a positive number of counts")))
             }
-            (Observe::Poisson, None) => Err(Error::setting("--observe", UNTOLD_TOTAL)),
+            (Observe::Poisson, None) => Err(Error::setting("observe", UNTOLD_TOTAL)),
         }
     }
 

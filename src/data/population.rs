@@ -74,7 +74,7 @@ pub trait Rows {
 impl Rows for Cells {
     fn push(&mut self, genes: &[u32], values: &[f32]) -> Result<()> {
         let row = sprs::CsVecViewI::try_new(self.cols(), genes, values)
-            .map_err(|(_, _, why)| Error::setting("cells", format!("a cell has {why}")))?;
+            .map_err(|(_, _, why)| Error::setting("values", format!("a cell has {why}")))?;
         let cells = std::mem::replace(self, Cells::empty(sprs::CompressedStorage::CSR, 0));
         *self = cells.append_outer_csvec(row);
         Ok(())
@@ -339,7 +339,7 @@ impl<R: Rows> Population<R> {
         if self.unit == Unit::Counts && manifest.scale != Scale::Counts {
             let what =
                 "the data contains log values, from which counts cannot be recovered; choose log1p or scaled";
-            return Err(Error::setting("--values", what));
+            return Err(Error::setting("unit", what));
         }
         for first in cells.clone().step_by(BLOCK) {
             let block = first..cells.end.min(first + BLOCK as u64);

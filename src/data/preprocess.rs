@@ -325,30 +325,30 @@ fn check(settings: &Settings) -> Result<()> {
     let (knockdown, v3) = (settings.filters.knockdown.as_ref(), settings.flavor == Flavor::SeuratV3);
     if knockdown.is_some_and(|limits| !(share(limits.residual) && share(limits.cell_residual))) {
         return Err(Error::setting(
-            "--knockdown-filter",
+            "filters.knockdown",
             "give numbers above 0: shares of what control cells express",
         ));
     }
     if settings.rescale_before_hvg && v3 {
-        let what = "seurat_v3 ranks raw counts, which are never rescaled; omit this option, or give another \
-                    --flavor";
-        return Err(Error::setting("--rescale-before-hvg", what));
+        let what =
+            "seurat_v3 ranks raw counts, which are never rescaled; omit this, or give another `flavor`";
+        return Err(Error::setting("rescale_before_hvg", what));
     }
     let columns = [
-        ("--pert-col", Some(&settings.perturbation)),
-        ("--celltype-col", settings.cell_type.as_ref()),
-        ("--batch-col", settings.batch.as_ref()),
+        ("perturbation", Some(&settings.perturbation)),
+        ("cell_type", settings.cell_type.as_ref()),
+        ("batch", settings.batch.as_ref()),
     ];
     // Only a table of labels can have such a column, and what is predicted would be written under its name.
     let unfit =
         |(_, column): &&(_, Option<&String>)| column.is_some_and(|column| column.contains(['/', '\0']));
-    if let Some((option, Some(column))) = columns.iter().find(unfit) {
+    if let Some((field, Some(column))) = columns.iter().find(unfit) {
         let what =
             format!("{column:?} contains / or NUL, and no h5ad can have a column of that name: rename it");
-        return Err(Error::setting(*option, what));
+        return Err(Error::setting(*field, what));
     }
     if matches!(settings.genes, Genes::Top(0)) {
-        return Err(Error::setting("--n-top-genes", "is 0, which leaves nothing to learn from"));
+        return Err(Error::setting("Genes::Top", "is 0, which leaves nothing to learn from"));
     }
     target::check(settings.target)
 }

@@ -104,7 +104,7 @@ impl Sampler {
                     )
                 }
             };
-            return Err(Error::setting("--split", what));
+            return Err(Error::setting("groups", what));
         }
         let mut total = 0.0;
         let weigh = |source: &Source| {

@@ -57,12 +57,12 @@ impl Settings {
     /// Refuses what is out of range, and a world that does not fit in memory.
     fn check(&self) -> Result<()> {
         let fields = [
-            ("--cells", self.cells, 1, u32::MAX as usize),
-            ("--skip", self.skip, 0, u32::MAX as usize),
-            ("--genes", self.genes, 10, MOST_GENES),
-            ("--perturbations", self.perturbations, 1, 100_000),
-            ("--cell-types", self.cell_types, 1, 10_000),
-            ("--batches", self.batches, 1, 10_000),
+            ("cells", self.cells, 1, u32::MAX as usize),
+            ("skip", self.skip, 0, u32::MAX as usize),
+            ("genes", self.genes, 10, MOST_GENES),
+            ("perturbations", self.perturbations, 1, 100_000),
+            ("cell_types", self.cell_types, 1, 10_000),
+            ("batches", self.batches, 1, 10_000),
         ];
         for (field, value, least, most) in fields {
             if !(least..=most).contains(&value) {
@@ -72,14 +72,14 @@ impl Settings {
         // Effects are held in full: 2^31 numbers are 8 GiB.
         if self.effects() > 1 << 31 {
             return Err(Error::setting(
-                "--perturbations",
+                "perturbations",
                 "genes x perturbations x cell types is above 2^31; lower one of them",
             ));
         }
         // About one number in eight is non-zero and takes eight bytes.
         let cells = self.cells as u64 * self.genes as u64;
         memory::check(
-            "--cells",
+            "cells",
             "the simulated cells and their true effects",
             cells + self.effects() * size_of::<f32>() as u64,
         )

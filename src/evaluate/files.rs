@@ -198,11 +198,11 @@ pub(crate) fn check_unit(file: &H5ad) -> Result<()> {
 fn scorable(unit: &str, source: &Path) -> Result<()> {
     let what = match unit {
         EFFECTS => {
-            "holds mean effects, not cells: give the file that `predict` wrote to --out, or to --real-out"
+            "holds mean effects, not cells: give the file that `predict` wrote to `out`, or to `real_out`"
         }
         _ if unit == Unit::Scaled.name() => {
             "holds what the network sees, log1p values divided by the data's factor; measures are of log1p values or counts: \
-             write these with `export --values log1p` or `--values counts`"
+             write these with `population::unit log1p` or `unit counts`"
         }
         _ => return Ok(()),
     };

@@ -57,7 +57,7 @@ impl<'a> Judge<'a> {
         settings: &Settings,
         logs: impl FnOnce() -> Result<Logs<'a>>,
     ) -> Result<Judge<'a>> {
-        let metrics = registry::choose(settings.rules, settings.profile, &settings.skip)?;
+        let metrics = registry::choose(settings.rules, settings.profile, &settings.skip_metrics)?;
         let definitions = settings.rules.definitions();
         let groups = Groups::of(real, &settings.control)?;
         let logs = logs()?;
@@ -91,7 +91,7 @@ impl<'a> Judge<'a> {
         let own = Groups::perturbed(pred, control)?;
         if self.definitions.controls == Controls::Own && own.size(0) == 0 {
             let what = format!(
-                "has no control cells ({control:?}), which these rules need; `predict --with-controls` writes them"
+                "has no control cells ({control:?}), which these rules need; `predict::with_controls` writes them"
             );
             return Err(pred.error(what));
         }

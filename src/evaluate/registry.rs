@@ -41,7 +41,7 @@ impl Profile {
 /// A measure, by cell-eval's registry name.
 #[derive(Debug)]
 pub struct Metric {
-    /// As `--skip-metrics` takes it.
+    /// As [`Settings::skip_metrics`](super::Settings::skip_metrics) takes it.
     pub name: &'static str,
     /// Needs the differential expression tables.
     pub de: bool,
@@ -128,7 +128,7 @@ impl Profile {
 pub fn choose(rules: Rules, profile: Profile, skip: &[String]) -> Result<Vec<&'static Metric>> {
     let names: Vec<&str> = METRICS.iter().map(|m| m.name).chain([ABSENT]).collect();
     if let Some(name) = skip.iter().find(|name| !names.contains(&name.as_str())) {
-        return Err(Error::setting("--skip-metrics", unknown("metric", name, &names)));
+        return Err(Error::setting("skip_metrics", unknown("metric", name, &names)));
     }
     let chosen: Vec<&Metric> = METRICS
         .iter()
@@ -136,7 +136,7 @@ pub fn choose(rules: Rules, profile: Profile, skip: &[String]) -> Result<Vec<&'s
         .filter(|m| profile.holds(m) && !skip.iter().any(|name| name == m.name))
         .collect();
     if chosen.is_empty() {
-        return Err(Error::setting("--skip-metrics", "nothing is left to compute"));
+        return Err(Error::setting("skip_metrics", "nothing is left to compute"));
     }
     Ok(chosen)
 }

@@ -139,7 +139,7 @@ impl Report {
             "settings": {
                 "control_pert": self.settings.control,
                 "profile": self.settings.profile,
-                "skip_metrics": self.settings.skip,
+                "skip_metrics": self.settings.skip_metrics,
             },
             "not_computed": [registry::ABSENT],
             "perturbations": self.perturbations.len(),

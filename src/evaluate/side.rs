@@ -159,7 +159,7 @@ impl Groups {
         let groups = Groups::perturbed(side, control)?;
         if groups.size(0) == 0 {
             let what = unknown_control("control label", control, &groups.perturbations);
-            return Err(Error::setting("--control-pert", format!("{}: {what}", side.source.display())));
+            return Err(Error::setting("control", format!("{}: {what}", side.source.display())));
         }
         Ok(groups)
     }

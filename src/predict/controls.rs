@@ -40,7 +40,7 @@ pub fn open(manifest: &Manifest, controls: &ControlFile, notes: &mut Vec<String>
     let source = controls.source.as_deref().unwrap_or(own);
     let file = H5ad::open_source(&controls.path, source).map_err(|error| match &controls.source {
         None if own != DEFAULT => error.with_way(&format!(
-            "; the run's data were read from {own}: name the matrix of these cells with --source"
+            "; the run's data were read from {own}: name the matrix of these cells with `source`"
         )),
         _ => error,
     })?;

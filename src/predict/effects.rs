@@ -36,7 +36,7 @@ impl<'a> MeanEffects<'a> {
         let numbers = populations.saturating_mul(manifest.genes.len());
         let spreads = if runs > 1 { numbers } else { 0 };
         let bytes = (2 * numbers as u64).saturating_add(spreads as u64).saturating_mul(4);
-        memory::check("--effects-out", &format!("the mean effects of {populations} populations"), bytes)?;
+        memory::check("effects_out", &format!("the mean effects of {populations} populations"), bytes)?;
         Ok(MeanEffects {
             manifest,
             effects: Vec::with_capacity(numbers),

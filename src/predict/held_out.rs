@@ -47,7 +47,7 @@ impl HeldOut {
         let HeldOut { data, part, split, .. } = self;
         let other = |what: String| {
             let what = format!("is not what {} was trained on: {what}", runs.first().path.display());
-            Error::format(data.dir(), format!("{what}; predict from an .h5ad with --controls instead"))
+            Error::format(data.dir(), format!("{what}; predict from an .h5ad with `Source::File` instead"))
         };
         let (known, here) = (runs.data(), data.manifest());
         if let Some(what) = known.other_numbers(here) {
@@ -57,7 +57,7 @@ impl HeldOut {
             let own = &run.trained.header.split;
             if *own == split.hash { Vec::new() } else { vec![self.other_split(&run.path, own)] }
         }));
-        part.check_some(data, "--subset")?;
+        part.check_some(data, "part")?;
         report.notes.extend(part.note(data));
         let untold = here.scale != Scale::Counts && here.target.is_none();
         let mut job = Job { untold, ..Job::default() };
@@ -72,7 +72,7 @@ impl HeldOut {
                 Some(&place) => place,
                 None => {
                     held += pool.cells();
-                    check_memory("--data", held, here)?;
+                    check_memory("data", held, here)?;
                     job.pools.push(Pool::of(data, &pool));
                     places.insert(pool.groups, job.pools.len() - 1);
                     job.pools.len() - 1

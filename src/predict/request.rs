@@ -17,10 +17,10 @@ use crate::memory;
 use crate::predictor::{ControlCells, Reading, Request, only_name};
 
 /// What to do if the control cells do not say what their values are.
-const SAY: &str = "say what they are with --scale counts, log1p or log1p10";
+const SAY: &str = "say what they are with `scale counts`, log1p or log1p10";
 /// What to do if they lack many of the genes over which the run's totals were taken.
 const TOTALS: &str =
-    "give all genes, a column of total counts with --size-col, or log1p values scaled by all genes";
+    "give all genes, a column of total counts with `size`, or log1p values scaled by all genes";
 
 /// A population that the request file asks for.
 #[derive(Debug, Deserialize)]
@@ -104,7 +104,7 @@ fn doubt(runs: &Runs, name: &str, keep: bool) -> std::result::Result<Option<Stri
         false => Ok(None),
         true if keep => {
             let what = format!("{what}: its predicted cells would be mixed with the measured controls");
-            Err(format!("{what}; drop this line or --with-controls"))
+            Err(format!("{what}; drop this line or `with_controls`"))
         }
         true => Ok(Some(format!("{what}: evaluation would take the predicted cells for measured controls"))),
     }
@@ -295,7 +295,7 @@ fn totals(manifest: &Manifest, file: &H5ad, size: Option<&str>, scale: Scale) ->
     let untold = |error: Error| match size {
         Some(_) => error,
         None => error.with_way(
-            "; the run's totals are from that column: name another with --size-col, or give log1p values",
+            "; the run's totals are from that column: name another with `size`, or give log1p values",
         ),
     };
     file.numbers(column).map(Some).map_err(untold)

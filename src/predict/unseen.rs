@@ -12,7 +12,7 @@ pub fn hint(runs: &Runs, cell_type: &str, perturbation: &str) -> &'static str {
     let data = runs.data();
     let known = |name: &str| data.cell_types.iter().any(|known| known == name);
     match runs.know_features() && known(cell_type) && !data.knows(perturbation) {
-        true => " (A new one needs a row in the table of --perturbation-features.)",
+        true => " (A new one needs a row in the table of `features`.)",
         false => "",
     }
 }

@@ -216,7 +216,7 @@ impl<'a> Reading<'a> {
                     ", unlike other values; give counts alone, or say that they are logarithms"
                 }
                 Refusal::Value { .. } => "",
-                Refusal::Total(_) => "; give other totals, or another column of them (--size-col)",
+                Refusal::Total(_) => "; give other totals, or another column of them (`ControlFile::size`)",
             };
             return Err(format!("{refusal}{way}"));
         }

@@ -78,7 +78,7 @@ impl MadeUp {
         let bytes = [2 * 4, sizes.sets, sizes.cells, sizes.genes]
             .iter()
             .fold(1u64, |all, &n| all.saturating_mul(n as u64));
-        let fields = "--sets, --cells or --genes";
+        let fields = "sets, cells or genes";
         if gpu.is_none_or(Gpu::computes) {
             memory::check(fields, "the cells of a step", bytes)?;
         } else if bytes > MOST_COUNTED {

@@ -72,7 +72,7 @@ pub(crate) fn check_memory(
     // A checkpoint's copy is that of weights, average and two moments; a CPU's rank holds gradients, too.
     let copies = 4 + ranks as u64 * if on_gpu { 1 } else { 5 };
     let weights = (table.len() as u64).saturating_mul(4 * copies);
-    memory::check("encoder.width, flow.width or --preset", "the model's weights and moments", weights)?;
+    memory::check("encoder.width, flow.width or preset", "the model's weights and moments", weights)?;
     if on_gpu {
         return Ok(());
     }
@@ -81,7 +81,7 @@ pub(crate) fn check_memory(
     let of_pair = kept(config, genes as u64).saturating_add(cells.saturating_mul(distances(&config.loss)));
     let all = pairs.saturating_mul(of_pair.saturating_mul(4)).saturating_add(weights);
     memory::check(
-        "data.sets, data.cells or --preset",
+        "data.sets, data.cells or preset",
         "the model and what a step keeps for its backward pass",
         all,
     )
@@ -347,6 +347,6 @@ mod tests {
         assert!(check(32).is_ok());
         // Distances alone: 17.6 TB, all else about 1 GB.
         let told = check(1 << 20).expect_err("no machine has that").to_string();
-        assert!(told.starts_with("data.sets, data.cells or --preset: "), "{told}");
+        assert!(told.starts_with("data.sets, data.cells or preset: "), "{told}");
     }
 }

@@ -112,7 +112,7 @@ impl NewRun {
         if let Some(what) = header.data.other_numbers(here) {
             let mut what = format!("is not what {} was trained on: {what}", path.display());
             if header.data.genes != here.genes {
-                what.push_str("; use preprocess --genes DATA to take the genes from another data directory");
+                what.push_str("; use `preprocess::genes` to take the genes from another data directory");
             }
             return Err(Error::format(data.dir(), what));
         }
@@ -166,7 +166,7 @@ fn read_alike(
     match (ours, theirs) {
         (None, Some(Features { id, .. })) => {
             let what = format!("is missing: {} knows perturbations by {:?}", checkpoint.display(), id.name);
-            Err(Error::setting("--perturbation-features", what))
+            Err(Error::setting("features", what))
         }
         (Some((table, ours)), Some(theirs)) => {
             theirs.check(table, &header.data)?;
@@ -231,5 +231,5 @@ fn other_shape(path: &Path, there: &Entry, here: &Entry) -> Error {
     let Entry { name, shape, .. } = here;
     let what =
         format!("{} has {name} of shape {:?}, but this run needs {shape:?}", path.display(), there.shape);
-    Error::setting("--init-from", format!("{what}; keep the model sizes of the run it starts from"))
+    Error::setting("init_from", format!("{what}; keep the model sizes of the run it starts from"))
 }

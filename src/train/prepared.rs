@@ -41,7 +41,8 @@ pub struct Prepared {
     pub progress: Progress,
 }
 
-const HOLDS_A_RUN: &str = "already contains a run; continue it with --resume, or choose another folder";
+const HOLDS_A_RUN: &str =
+    "already contains a run; continue it with `Begin::Resume`, or choose another folder";
 
 impl Prepared {
     /// Opens data and split; a new run's folder is made by the rank that writes.
@@ -121,7 +122,7 @@ impl Prepared {
         let path = folder.last();
         if !path.exists() {
             let what = "has no checkpoints/last.safetensors to continue from";
-            let way = other_way(&folder).unwrap_or("; start again without --resume".into());
+            let way = other_way(&folder).unwrap_or("; start again without `Begin::Resume`".into());
             return Err(Error::format(&settings.out, format!("{what}{way}")));
         }
         let claim = match settings.is_first() {
@@ -194,7 +195,7 @@ fn table(path: &Path, config: &Config) -> Result<FeatureTable> {
     match config.wants_shift() {
         true => {
             let what = "shifted starts from a perturbation's effect in other cell types, and a new perturbation has none; use \
-                        flow.start=control with --perturbation-features";
+                        flow.start=control with `features`";
             Err(Error::setting("flow.start", what))
         }
         false => FeatureTable::read(path),
@@ -268,7 +269,7 @@ fn make_folder(config: &Config, settings: &Settings) -> Result<Option<Arc<fs::Fi
     is_free()?; // another process may have made it a run's meanwhile
     // A run that ended before its first checkpoint leaves the folder free; a `best` without a `last` does not.
     if fs::read_dir(&checkpoints).at(&checkpoints)?.next().is_some() {
-        let way = other_way(&folder).map_or(String::new(), |way| format!("{way} and use --resume"));
+        let way = other_way(&folder).map_or(String::new(), |way| format!("{way} and use `Begin::Resume`"));
         let what =
             "contains files, but no last.safetensors to continue from; move them, or choose another folder";
         return Err(Error::format(&checkpoints, format!("{what}{way}")));
@@ -318,7 +319,7 @@ impl Header {
         match steps.filter(|&steps| steps < self.step) {
             Some(steps) => {
                 let what = format!("{steps} is below the {} steps already done", self.step);
-                Err(Error::setting("--steps", what))
+                Err(Error::setting("steps", what))
             }
             None => Ok(()),
         }

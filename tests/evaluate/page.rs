@@ -155,7 +155,7 @@ fn many_genes_are_sampled_and_the_page_says_so() {
     let sizes: Vec<usize> = std::iter::once(6).chain(std::iter::repeat_n(2, 120)).collect();
     let side = |seed| simulated(&sizes, 900, 0.5, 0, seed);
     let skip = ["pearson_edistance".to_string()].to_vec();
-    let settings = Settings { skip, ..settings() };
+    let settings = Settings { skip_metrics: skip, ..settings() };
     let board = Board::of(None, &side(1), &side(2), &[], &settings).expect("a board");
     let html = page::html(&[board], &Value::Null);
     assert!(html.contains("About 666 of 900 genes are drawn"), "what is left out is said");

@@ -68,7 +68,7 @@ fn labels_must_be_the_same_and_hold_the_control() {
     assert!(refused(&real, &less).contains("only in simulated: \"P002\""));
     let none = simulated(&[0, 10, 10], 5, 0.3, 0, 1);
     assert!(refused(&real, &none).contains("has no control cells (\"ctrl\")"));
-    assert!(refused(&none, &real).contains("--control-pert: simulated: unknown control label \"ctrl\""));
+    assert!(refused(&none, &real).contains("control: simulated: unknown control label \"ctrl\""));
     assert!(refused(&simulated(&[20], 5, 0.3, 0, 1), &real).contains("nothing is perturbed"));
     let mut missing = real.clone();
     missing.labels.codes[4] = -1;
@@ -80,7 +80,7 @@ fn labels_must_be_the_same_and_hold_the_control() {
 #[test]
 fn an_unknown_measure_is_refused_and_options_name_rules_and_baselines() {
     let side = simulated(&[20, 10], 5, 0.3, 0, 1);
-    let skip = Settings { skip: vec!["maee".to_string()], ..settings() };
+    let skip = Settings { skip_metrics: vec!["maee".to_string()], ..settings() };
     let message = evaluate(&side, &side, &skip).expect_err("refused").to_string();
     assert!(message.contains("did you mean \"mae\""), "{message}");
     assert!(Rules::ALL.iter().all(|rules| Rules::from_str(rules.name(), false) == Ok(*rules)));
@@ -125,8 +125,9 @@ fn a_prediction_without_any_change_has_no_correlation() {
 fn profiles_choose_columns_and_only_tables_that_are_needed() {
     let side = simulated(&[30, 10, 10], 8, 0.3, 0, 1);
     let names = |profile: Profile, skip: &[&str]| {
-        let skip = skip.iter().map(|name| name.to_string()).collect();
-        let report = evaluate(&side, &side, &Settings { profile, skip, ..settings() }).expect("a report");
+        let skip_metrics = skip.iter().map(|name| name.to_string()).collect();
+        let report =
+            evaluate(&side, &side, &Settings { profile, skip_metrics, ..settings() }).expect("a report");
         let names: Vec<String> = report.columns.iter().map(|column| column.name.clone()).collect();
         (names.join(" "), report.tables.is_some())
     };

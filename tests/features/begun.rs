@@ -144,10 +144,7 @@ fn what_a_run_by_name_knew_of_perturbations_is_of_no_use_to_one_by_features() {
     assert!(told.contains("0 of 16 perturbations"), "{told}");
     assert_eq!(begun("from-features", "by-features", table).expect("a run").0, [""; 0]);
     let error = begun("forgotten", "by-features", None).expect_err("it needs the table").to_string();
-    assert!(
-        error.contains("--perturbation-features: is missing") && error.contains("\"features.csv\""),
-        "{error}"
-    );
+    assert!(error.contains("features: is missing") && error.contains("\"features.csv\""), "{error}");
 }
 
 #[test]
@@ -168,10 +165,7 @@ fn other_data_is_predicted_by_the_names_in_the_table() {
         predict(&predict::Settings { features, ..settings }, &Progress::silent())
     };
     let error = ask(None).expect_err("it is not known").to_string();
-    assert!(
-        error.contains("\"PERT1001-B\"") && error.contains("the table of --perturbation-features"),
-        "{error}"
-    );
+    assert!(error.contains("\"PERT1001-B\"") && error.contains("the table of `features`"), "{error}");
     let far = vec![1.0, 0.0, 0.0, 90.0];
     let report = ask(Some(world.table("others.csv", &[("PERT1001-B".into(), far)]))).expect("predicted");
     let told = report.notes.join("\n");

@@ -66,21 +66,24 @@ fn a_preset_trains_on_the_same_share_of_each_context() {
     }
     assert!(of(Part::Test, 0).is_subset(&of(Part::Test, 1)));
     let none = text(0.01, 0).expect_err("nothing is drawn").to_string();
-    assert!(none.starts_with("--few-shot: 0.01 of 10 perturbations"), "{none}");
+    assert!(none.starts_with("few_shot: 0.01 of 10 perturbations"), "{none}");
 }
 
 #[test]
 fn a_preset_without_its_contexts_says_where_they_could_be() {
     let donors = ["Donor1", "Donor12", "Donor2", "Donor4", "Donor9"];
     for (cell_types, batches, benchmark, expected) in [
-        (&["B", "T"][..], &donors[..], Preset::Pbmc, "--celltype-col donor --batch-col cell_type"),
+        (&["B", "T"][..], &donors[..], Preset::Pbmc, "`cell_type donor` `batch cell_type`"),
         (&["HepG2", "k562"][..], &["1"][..], Preset::Replogle, "did you mean \"HepG2\""),
         (&["A", "B"][..], &["1"][..], Preset::Tahoe, "no \"CVCL_1097\", \"CVCL_1285\""),
         (&["hepg2"][..], &["1"][..], Preset::Replogle, "has no other cell line"),
     ] {
         let (_dir, data) = contexts(cell_types, batches).open();
         let message = preset(&data, benchmark).expect_err("refused");
-        assert!(message.starts_with("--preset ") && message.contains(expected), "{message}");
+        assert!(
+            message.starts_with(&format!("Preset::{benchmark:?}: ")) && message.contains(expected),
+            "{message}"
+        );
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::words;
 use crate::baseline::{Baselines, Kind, Settings};
 use crate::config::Observe;
 use crate::data::controls::Usable;
@@ -25,9 +26,7 @@ pub fn baselines<'a>(
     let asked = Usable::of(data, split.part(part))?;
     asked.check_some(data, "--subset")?;
     let notes = asked.note(data).map(|what| format!("baselines: {what}"));
-    for what in notes.into_iter().chain(other_cells(data, &asked, files)?) {
-        eprintln!("note: {what}");
-    }
+    notes.into_iter().chain(other_cells(data, &asked, files)?).for_each(words::note);
     let observe = match observe {
         Some(observe) => observe,
         None => as_predicted(files)?,
@@ -36,7 +35,7 @@ pub fn baselines<'a>(
     let one = move |kind: Kind| {
         let settings = Settings { kind, observe, with_controls: true, seed: 0 };
         let answer = trained.predict(split.part(part), &settings)?;
-        answer.fallbacks.iter().for_each(|fallback| eprintln!("note: {}: {fallback}", kind.name()));
+        answer.fallbacks.iter().for_each(|what| words::note(format_args!("{}: {what}", kind.name())));
         let name = kind.name().to_string();
         Ok((name, Sample::of(kind.name(), answer.population, files.cell_type.is_some())?))
     };

@@ -40,7 +40,7 @@ pub(crate) fn unfit_genes<G: Copy + Display + PartialOrd + Into<u32>>(
 /// # Errors
 /// Parts whose sizes disagree, `indptr` that does not rise from 0 to the number of entries, a gene out of range or twice in a cell.
 pub fn cells(shape: (usize, usize), indptr: Vec<usize>, indices: Vec<u32>, data: Vec<f32>) -> Result<Cells> {
-    let wrong = |what: String| Error::setting("cells", what);
+    let wrong = |what: String| Error::setting("matrix", what);
     let (entries, (rows, genes)) = (data.len(), shape);
     if indices.len() != entries || indptr.len().checked_sub(1) != Some(rows) {
         let (places, pointers) = (indices.len(), indptr.len());

@@ -118,7 +118,7 @@ impl H5ad {
             (Some(twice), None) => {
                 let what = format!(
                     "gene {twice:?} appears twice in var; make the names unique (scanpy: adata.var_names_make_unique()), or \
-                 align by a column of ids with --gene-id"
+                 align by a column of ids with `gene_id`"
                 );
                 Err(Error::format(&self.path, what))
             }

@@ -11,7 +11,9 @@ pub(super) fn read(root: &Node, source: &str, cells: usize) -> Result<(Frame, Ma
         // Before anndata 0.7.
         "raw" if root.find("raw.var")?.is_some() => ("raw.var", "raw.X"),
         "raw" if root.find_inner("raw")?.is_none() => {
-            return Err(root.wrong("has no raw; choose X, layers/NAME or obsm/NAME (`inspect` lists them)"));
+            return Err(
+                root.wrong("has no raw; choose X, layers/NAME or obsm/NAME (`h5ad::describe` lists them)")
+            );
         }
         "raw" => ("raw/var", "raw/X"),
         other => ("var", other),

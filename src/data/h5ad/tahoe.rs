@@ -46,7 +46,7 @@ pub(super) fn shards(path: &Path) -> Result<Vec<PathBuf>> {
 /// Opens shards as one data set; errors and summaries name `given`.
 pub(super) fn open(given: &Path, shards: &[PathBuf], columns: Option<&[&str]>, source: &str) -> Result<H5ad> {
     if source != "X" {
-        let what = format!("is parquet, which has a single matrix and no {source}: omit --source");
+        let what = format!("is parquet, which has a single matrix and no {source}: omit `source`");
         return Err(Error::format(given, what));
     }
     let opened: Vec<Parquet> = shards.par_iter().map(|shard| Parquet::open(shard)).collect::<Result<_>>()?;
@@ -78,7 +78,8 @@ pub(super) fn about(given: &Path, shards: &[PathBuf]) -> Result<std::result::Res
     let lists = [GENES, COUNTS].iter().all(|column| first.stored(column).is_ok());
     let missing = metadata(given).err().filter(|_| lists);
     told["preprocess"] = json!(match &missing {
-        _ if !lists => "reads its labels with --labels; it has no lists of genes and expressions".to_string(),
+        _ if !lists =>
+            "reads its labels, given as `labels`; it has no lists of genes and expressions".to_string(),
         Some(error) => error.to_string(),
         None =>
             "reads it as it is: genes and expressions, labels of its columns and of the samples".to_string(),

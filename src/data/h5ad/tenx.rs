@@ -119,14 +119,14 @@ impl Features {
 /// Refuses requests for what 10x output does not have: label columns, and other matrices.
 pub(super) fn plain(path: &Path, columns: Option<&[&str]>, source: &str) -> Result<()> {
     if source != "X" {
-        let what = format!("is 10x output, which has a single matrix and no {source}: omit --source");
+        let what = format!("is 10x output, which has a single matrix and no {source}: omit `source`");
         return Err(Error::format(path, what));
     }
     match columns.and_then(|columns| columns.first()) {
         Some(column) => Err(Error::setting(
             format!("column {column:?}"),
             format!(
-                "not in {}, which is 10x output and carries no labels; give them in a table: `preprocess --labels FILE.csv`",
+                "not in {}, which is 10x output and carries no labels; give them in a table: `preprocess::labels FILE.csv`",
                 path.display()
             ),
         )),

@@ -77,7 +77,7 @@ fn push_measured<R: Rows>(
 pub fn other_controls(data: &Data, groups: &[u32], other: &Data) -> Result<Vec<u32>> {
     let wrong = |what: String| Error::format(other.dir(), what);
     if let Some(what) = data.manifest().other_numbers(other.manifest()) {
-        let way = format!("make it with `preprocess --genes {}`", data.dir().display());
+        let way = format!("make it with `preprocess::genes {}`", data.dir().display());
         return Err(wrong(format!("{what}; {way}")));
     }
     data.check_groups(groups)?;

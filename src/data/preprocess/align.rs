@@ -80,7 +80,7 @@ fn unequal(files: &[H5ad], keys: &[Vec<String>]) -> Error {
         let gene = keys[having].iter().find(|key| !sets[lacking].contains(key.as_str()))?;
         let what = format!(
             "gene {gene:?} is missing; {} has it, and all files must have the same genes: give \
-             --fill-missing to fill missing genes with zeros, or --gene-id if the files name genes \
+             `fill_missing` to fill missing genes with zeros, or `gene_id` if the files name genes \
              differently",
             files[having].path().display()
         );

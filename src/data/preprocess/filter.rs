@@ -103,7 +103,7 @@ pub(super) fn apply(
     }
     if filters.min_counts > 0 && found.scale != Scale::Counts {
         let what = format!("the values are logs ({}), and their sum is not a number of counts", found.why);
-        return Err(Error::setting("--min-counts", what).into());
+        return Err(Error::setting("filters.min_counts", what).into());
     }
     let control = inputs.control(&settings.control);
     let mut filtered = Filtered::default();
@@ -240,12 +240,12 @@ fn left(
         return Ok(());
     };
     let asked = [
-        ("--min-counts", settings.filters.min_counts > 0),
-        ("--min-genes", settings.filters.min_genes > 0),
-        ("--min-cells", settings.filters.min_cells > 0),
-        ("--knockdown-filter", settings.filters.knockdown.is_some()),
-        ("--min-cells-per-pert", settings.filters.min_cells_per_pert > 0),
+        ("filters.min_counts", settings.filters.min_counts > 0),
+        ("filters.min_genes", settings.filters.min_genes > 0),
+        ("filters.min_cells", settings.filters.min_cells > 0),
+        ("filters.knockdown", settings.filters.knockdown.is_some()),
+        ("filters.min_cells_per_pert", settings.filters.min_cells_per_pert > 0),
     ];
-    let asked: Vec<&str> = asked.iter().filter(|(_, asked)| *asked).map(|(option, _)| *option).collect();
+    let asked: Vec<&str> = asked.iter().filter(|(_, asked)| *asked).map(|(field, _)| *field).collect();
     Err(Error::setting(asked.join(", "), what))
 }

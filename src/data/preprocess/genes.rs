@@ -35,7 +35,7 @@ pub(super) fn most_variable(
     let flavor = settings.flavor;
     if flavor == Flavor::SeuratV3 && found.scale != Scale::Counts {
         let what = format!("seurat_v3 ranks raw counts, but the source contains logs ({})", found.why);
-        return Err(Error::setting("--flavor", what).into());
+        return Err(Error::setting("flavor", what).into());
     }
     let genes = inputs.genes.len();
     let mut notes = Vec::new();
@@ -68,7 +68,7 @@ pub(super) fn most_variable(
         let what = "no gene varies: there is nothing to choose from";
         return Err(Error::format(inputs.files[0].file.path(), what).into());
     }
-    few_enough("--n-top-genes", made)?;
+    few_enough("Genes::Top", made)?;
     Ok(Chosen { kept, table: Some(table), notes })
 }
 
@@ -122,16 +122,16 @@ pub(super) fn listed(inputs: &Inputs, list: &Path) -> Result<Chosen> {
             "names no genes; write one name per line, or mark some as highly_variable",
         ));
     }
-    few_enough("--genes", kept.len())?;
+    few_enough("genes", kept.len())?;
     Ok(Chosen { kept, table: None, notes: Vec::new() })
 }
 
-fn few_enough(option: &str, count: usize) -> Result<()> {
+fn few_enough(field: &str, count: usize) -> Result<()> {
     if count > MOST_GENES {
         let what = format!(
             "{count} genes would be kept, but a data directory can have at most {MOST_GENES}: keep fewer"
         );
-        return Err(Error::setting(option, what));
+        return Err(Error::setting(field, what));
     }
     Ok(())
 }

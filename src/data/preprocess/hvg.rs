@@ -231,7 +231,7 @@ fn equal_width(means: &[f64]) -> Result<Vec<f64>> {
     }
     if !low.is_finite() || !high.is_finite() {
         return Err(Error::setting(
-            "--scale",
+            "scale",
             "a gene's mean is not finite: the values are too large to be log1p data; are they counts?",
         ));
     }
@@ -267,9 +267,9 @@ fn equal_size(means: &[f64]) -> Result<Vec<f64>> {
     edges.push(f64::INFINITY);
     if edges.windows(2).any(|pair| pair[0] == pair[1]) {
         return Err(Error::setting(
-            "--flavor",
+            "flavor",
             "cell_ranger ranks within bins of equal size, which collapse here: too many genes have the same \
-             mean (15 % without any expression is enough); use seurat, or leave out the unexpressed genes with --min-cells 1",
+             mean (15 % without any expression is enough); use seurat, or leave out the unexpressed genes with `filters.min_cells 1`",
         ));
     }
     Ok(edges)

@@ -126,7 +126,7 @@ fn by_file(files: &[H5ad]) -> Result<Vec<Labels>> {
         let name = title_of(file.path());
         if let Some(other) = seen.insert(name.clone(), file.path().to_path_buf()) {
             let what = format!(
-                "has the name of {}, so their cells would be one cell type, {name:?}; give --celltype-col, or rename a file",
+                "has the name of {}, so their cells would be one cell type, {name:?}; give `cell_type`, or rename a file",
                 other.display()
             );
             return Err(Error::format(file.path(), what));
@@ -234,7 +234,7 @@ fn one_control(settings: &Settings, column: &mut [Labels]) -> Vec<String> {
 /// The labels of unperturbed cells must be among those that occur, and some used cell must carry one of them.
 fn check_control(settings: &Settings, inputs: &Inputs, known: &[String]) -> Result<()> {
     let Settings { control, other_controls, perturbation, .. } = settings;
-    let wrong = |what| Err(Error::setting("--control-pert", what));
+    let wrong = |what| Err(Error::setting("control", what));
     if let Some(label) = [control].into_iter().chain(other_controls).find(|label| !known.contains(label)) {
         let what = unknown_control("label", label, known);
         return wrong(format!("{what} (column {perturbation:?})"));

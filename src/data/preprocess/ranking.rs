@@ -42,10 +42,10 @@ pub fn rank_genes(settings: &Settings, progress: &Progress) -> Result<Ranking> {
     let Filters { knockdown, min_cells_per_pert, .. } = &settings.filters;
     if knockdown.is_some() || *min_cells_per_pert > 0 {
         let what = "needs labels, which are not read to rank genes; preprocess filters first and then ranks";
-        return Err(Error::setting("--knockdown-filter, --min-cells-per-pert", what));
+        return Err(Error::setting("filters.knockdown, filters.min_cells_per_pert", what));
     }
     if let Genes::Listed(_) = settings.genes {
-        return Err(Error::setting("--genes", "names the genes: there is nothing to rank"));
+        return Err(Error::setting("genes", "names the genes: there is nothing to rank"));
     }
     aside::apart(&[&settings.out], &settings.inputs)?;
     H5ad::replaceable(&settings.out)?;

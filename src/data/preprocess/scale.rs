@@ -1,5 +1,5 @@
 //! What the values of all sources are, together, and whether each cell agrees: [`Found`] for each file and block, with the file's
-//! names and the options of `preprocess` in what is refused.
+//! names and the settings of `preprocess` in what is refused.
 
 use super::block::{Block, Input};
 use super::input::Inputs;
@@ -10,11 +10,10 @@ use crate::data::shard::{Scale, same_total};
 use crate::error::{Error, Result};
 
 /// What to do if a matrix does not say what it is.
-const SAY: &str = "say what it is with --scale counts, log1p or log1p10, or choose another matrix with --source raw or \
-                   --source layers/NAME";
+const SAY: &str = "say what it is with `scale counts`, log1p or log1p10, or choose another matrix with `source raw` or \
+                   `source layers/NAME`";
 /// What to do about a matrix in which not all cells are on one scale.
-const APART: &str =
-    "preprocess the parts separately, or choose another matrix (`--source raw` or `layers/NAME`)";
+const APART: &str = "preprocess the parts separately, or choose another matrix (`source raw` or layers/NAME)";
 
 /// The scale of all files together: stated by the user, or found from the first row block of each.
 pub(super) fn find(inputs: &mut Inputs, told: Option<Scale>) -> Result<Found> {
@@ -81,7 +80,7 @@ pub(super) fn check(block: &Block, found: &Found) -> Result<()> {
             Some(Refusal::Value { place, value }) => {
                 return Err(wrong(input, row, values.indices()[place], value));
             }
-            Some(Refusal::Total(what)) => format!(": --size-col gives {what}"),
+            Some(Refusal::Total(what)) => format!(": `size` gives {what}"),
             Some(scale) => format!(" {scale}; {APART}"),
         };
         return Err(Error::format(input.file.path(), format!("cell {:?}{what}", input.file.cell_name(row))));
@@ -98,13 +97,13 @@ fn wrong(input: &Input, row: usize, gene: u32, value: f32) -> Error {
     } else if value < 0.0 {
         format!(
             "{value}; negative values are neither counts nor log1p (scaled or centred data?): give counts or \
-             log1p values, with --source raw or --source layers/NAME if the file has some"
+             log1p values, with `source raw` or `source layers/NAME` if the file has some"
         )
     } else {
         format!(
-            "{value}, which is not a count; if the values are on a log scale, say so with --scale; if they \
+            "{value}, which is not a count; if the values are on a log scale, say so with `scale`; if they \
              are counts that a tool made fractional (SoupX, CellBender), round them first or choose others \
-             with --source layers/NAME"
+             with `source layers/NAME`"
         )
     };
     let (cell, gene) = (input.file.cell_name(row), &input.file.var().index[gene as usize]);

@@ -1,4 +1,4 @@
-//! Total counts of cells as given by a column of obs or of the table of labels (`--size-col`): if a file holds only some of
+//! Total counts of cells as given by a column of obs or of the table of labels (`Settings::size`): if a file holds only some of
 //! the measured genes, their sum is not the cell's total.
 
 use super::labels::Given;
@@ -44,7 +44,7 @@ pub(super) fn unasked(file: &H5ad, cells: &Cells) -> Option<String> {
         let genes = file.shape().1;
         let sum = format!(
             "{}: a cell's total is the sum over the {genes} genes of this file; if more genes were measured, name a column of \
-             total counts with --size-col",
+             total counts with `size`",
             file.path().display()
         );
         (genes < PANEL && file.told(TOTALS).is_none()).then_some(sum)
@@ -73,7 +73,7 @@ fn told_by_column(file: &H5ad, cells: &Cells) -> Option<String> {
     let (name, ratio) = names.into_iter().find_map(|name| Some((name, ratio(name)?)))?;
     Some(format!(
         "{}: obs column {name:?} is {ratio:.1} times a cell's sum in the matrix; if it holds total counts over all measured genes, \
-         add --size-col {name}",
+         add `size {name}`",
         file.path().display()
     ))
 }

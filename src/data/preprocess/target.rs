@@ -21,7 +21,7 @@ pub(super) fn check(target: Option<Target>) -> Result<()> {
         Some(Target::Sum(total)) if !(total > 0.0 && total <= LARGEST) => {
             let what =
                 format!("{total:e} is not a total of counts; give a number above 0 and at most {LARGEST:e}");
-            Err(Error::setting("--target-sum", what))
+            Err(Error::setting("target", what))
         }
         _ => Ok(()),
     }
@@ -72,7 +72,7 @@ pub(super) fn find(settings: &Settings, inputs: &Inputs, found: &Found, work: &W
     match normalise::median(totals) {
         Some(median) if median > 0.0 => Ok(Some(f64::from(median))),
         _ => Err(Halt::Failed(Error::setting(
-            "--target-sum",
+            "target",
             "at least half of the cells have no counts, so that no median can be scaled to; give a number, or \
              median-nonzero if some cells have counts",
         ))),
@@ -81,11 +81,11 @@ pub(super) fn find(settings: &Settings, inputs: &Inputs, found: &Found, work: &W
 
 /// Total that log values were scaled to, as stated by their files or by the user; refuses disagreement between them.
 pub(super) fn told(found: &Found, asked: Option<Target>) -> Result<Option<f64>> {
-    let wrong = |what: String| Err(Error::setting("--target-sum", what));
+    let wrong = |what: String| Err(Error::setting("target", what));
     match (found.target, asked) {
         _ if found.scale == Scale::Counts => Ok(None),
         (Some(own), Some(Target::Sum(told))) if !same_total(own, told) => {
-            wrong(format!("is {told}, but the values were scaled to {own}: omit this option"))
+            wrong(format!("is {told}, but the values were scaled to {own}: omit `target`"))
         }
         (own, Some(Target::Sum(told))) => Ok(own.or(Some(told))),
         (_, Some(_)) => {

@@ -136,7 +136,7 @@ impl Work {
             Ok(stored) if stored == wanted => {}
             Ok(_) if parts.work.is_some() => {
                 let what = "contains parts of another command, or a source has changed since; remove it or \
-                            give another --work";
+                            give another `work`";
                 return Err(Error::format(&dir, what));
             }
             _ => {
@@ -170,7 +170,7 @@ impl Work {
         let here = only.filter(|part| part.pass == name).map(|part| part.number);
         if let Some(part) = here.filter(|&part| part >= parts.len()) {
             let what = format!("{name}/{part}: there are {} parts, numbered from 0", parts.len());
-            return Err(Error::setting("--part", what).into());
+            return Err(Error::setting("only", what).into());
         }
         for part in parts.iter().filter(|part| here.is_none_or(|here| part.number == here)) {
             let path = dir.join(format!("{:05}", part.number));
@@ -178,7 +178,7 @@ impl Work {
             let made = path.exists() && beside.is_none_or(|file| file.exists());
             if !made && only.is_some() && here.is_none() {
                 let what = format!("{name}/{} must be made first", part.number);
-                return Err(Error::setting("--part", what).into());
+                return Err(Error::setting("only", what).into());
             }
             let found = if made {
                 self.progress.add(part.rows.len() as u64);
@@ -202,7 +202,7 @@ impl Work {
         match &self.parts.only {
             Some(PartName { pass, .. }) => {
                 let what = format!("{pass} is not a pass of this command, which has: {}", passes.join(", "));
-                Err(Error::setting("--part", what))
+                Err(Error::setting("only", what))
             }
             None => Ok(()),
         }

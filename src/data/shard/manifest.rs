@@ -160,8 +160,7 @@ impl Manifest {
     pub(crate) fn read(dir: &Path) -> Result<Manifest> {
         let path = dir.join(FILE);
         if dir.is_dir() && !path.exists() {
-            let what =
-                "is not a data directory: it has no manifest.json (`scale-engine preprocess` makes one)";
+            let what = "is not a data directory: it has no manifest.json (`preprocess` makes one)";
             return Err(Error::format(dir, what));
         }
         let text = std::fs::read_to_string(&path).at(&path)?;

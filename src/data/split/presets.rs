@@ -42,7 +42,7 @@ impl FewShot {
                 self.share,
                 drawn.len()
             );
-            return Err(Error::setting("--few-shot", what));
+            return Err(Error::setting("few_shot", what));
         }
         Rng::new(self.seed).at(stream::SPLIT).shuffle(&mut drawn);
         Ok(drawn.into_iter().take(count).collect())
@@ -59,15 +59,15 @@ impl Preset {
         }
     }
 
-    /// The `preprocess` options that make these contexts the cell types. Split files hold out no other column, so donors must
+    /// The settings of `preprocess` that make these contexts the cell types. Split files hold out no other column, so donors must
     /// take that role, and the actual cell type that of the batch: controls are matched by both, so they stay the same.
     fn columns(self) -> &'static str {
         match self {
             Preset::Tahoe => {
-                "--celltype-col cell_line (cell_line_id of the parquet files) --batch-col plate --pert-col drugname_drugconc"
+                "`cell_type cell_line` (cell_line_id of the parquet files) `batch plate` `perturbation drugname_drugconc`"
             }
-            Preset::Pbmc => "--celltype-col donor --batch-col cell_type --pert-col cytokine",
-            Preset::Replogle => "--celltype-col cell_line --batch-col gem_group --pert-col gene",
+            Preset::Pbmc => "`cell_type donor` `batch cell_type` `perturbation cytokine`",
+            Preset::Replogle => "`cell_type cell_line` `batch gem_group` `perturbation gene`",
         }
     }
 
@@ -165,7 +165,7 @@ impl Preset {
                 self.columns()
             ),
         };
-        Err(Error::setting(format!("--preset {}", self.name()), what))
+        Err(Error::setting(format!("Preset::{self:?}"), what))
     }
 }
 

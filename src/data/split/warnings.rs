@@ -37,7 +37,7 @@ pub(super) fn of(split: &Split, data: &Data, places: &[Place]) -> Vec<String> {
         let unseen: Vec<&str> = held.difference(&seen).copied().collect();
         if !unseen.is_empty() {
             said.push(format!(
-                "{} has perturbations that train never sees; they need --perturbation-features, or --init-from a run that has \
+                "{} has perturbations that train never sees; they need `features`, or `init_from` a run that has \
                  seen them: {}",
                 part.name(),
                 some_of(&unseen)

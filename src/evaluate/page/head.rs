@@ -56,7 +56,8 @@ pub fn header(boards: &[Board], sources: &Value, title: &str) -> String {
 fn notes(boards: &[Board]) -> String {
     let mut notes = board::notes(boards);
     let settings = boards.first().map(|board| &board.report.settings);
-    if let Some(skipped) = settings.map(|settings| settings.skip.join(", ")).filter(|names| !names.is_empty())
+    if let Some(skipped) =
+        settings.map(|settings| settings.skip_metrics.join(", ")).filter(|names| !names.is_empty())
     {
         notes.push(format!("left out as requested: {skipped}"));
     }

@@ -131,7 +131,7 @@ impl Targets {
                 "no perturbation has the name of a gene, either in the index of var or in its columns {}",
                 NAMES.join(", ")
             );
-            return Err(Error::setting("--knockdown-filter", what));
+            return Err(Error::setting("filters.knockdown", what));
         }
         Ok(Targets { names: best.to_string(), control, genes, all: Sums::new(inputs.genes.len()) })
     }

@@ -1,0 +1,160 @@
+//! What the library calls a setting, in the words of the command line.
+//!
+//! The library knows fields, not options: it names them as the field of an [`Error::Setting`] and, in backticks, inside its messages
+//! (`` `size` ``, or with a value, `` `size total_counts` ``). What a command prints of the library's errors, warnings and notes goes
+//! through here, so that its user reads of the options that he can give.
+
+use std::fmt::Display;
+
+use serde::Serialize;
+
+use crate::error::Error;
+
+/// A field of the library's settings, or a function, and what stands for it on the command line: an option of the command that
+/// runs, or another command. A field that is called alike in the settings of two commands is the same option of both.
+pub const OPTIONS: [(&str, &str); 59] = [
+    // Settings and parts of `preprocess` and `genes`.
+    ("batch", "--batch-col"),
+    ("cell_type", "--celltype-col"),
+    ("control", "--control-pert"),
+    ("fill_missing", "--fill-missing"),
+    ("filters.knockdown", "--knockdown-filter"),
+    ("filters.min_cells", "--min-cells"),
+    ("filters.min_cells_per_pert", "--min-cells-per-pert"),
+    ("filters.min_counts", "--min-counts"),
+    ("filters.min_genes", "--min-genes"),
+    ("flavor", "--flavor"),
+    ("gene_id", "--gene-id"),
+    ("genes", "--genes"),
+    ("Genes::Top", "--n-top-genes"),
+    ("labels", "--labels"),
+    ("only", "--part"),
+    ("perturbation", "--pert-col"),
+    ("rescale_before_hvg", "--rescale-before-hvg"),
+    ("scale", "--scale"),
+    ("size", "--size-col"),
+    ("source", "--source"),
+    ("target", "--target-sum"),
+    ("work", "--work"),
+    // Those of `simulate` and `profile`.
+    ("batches", "--batches"),
+    ("cell_types", "--cell-types"),
+    ("cells", "--cells"),
+    ("perturbations", "--perturbations"),
+    ("sets", "--sets"),
+    ("skip", "--skip"),
+    // Those of splits, configs and `train`.
+    ("Begin::Resume", "--resume"),
+    ("few_shot", "--few-shot"),
+    ("groups", "--split"),
+    ("init_from", "--init-from"),
+    ("load.preset", "--preset"),
+    ("Preset::Pbmc", "--preset pbmc"),
+    ("Preset::Replogle", "--preset replogle"),
+    ("Preset::Tahoe", "--preset tahoe"),
+    ("set", "--set"),
+    ("steps", "--steps"),
+    ("train", "--split"),
+    // Those of `predict`, `baseline`, `export` and `evaluate`.
+    ("asked", "--subset"),
+    ("ControlFile::size", "--size-col"),
+    ("data", "--data"),
+    ("effects_out", "--effects-out"),
+    ("features", "--perturbation-features"),
+    ("observe", "--observe"),
+    ("out", "--out"),
+    ("part", "--subset"),
+    ("real_out", "--real-out"),
+    ("skip_metrics", "--skip-metrics"),
+    ("Source::File", "--controls"),
+    ("unit", "--values"),
+    ("with_controls", "--with-controls"),
+    // What another command does.
+    ("h5ad::describe", "inspect"),
+    ("population::unit", "export --values"),
+    ("predict::with_controls", "predict --with-controls"),
+    ("preprocess::genes", "preprocess --genes"),
+    ("preprocess::labels", "preprocess --labels"),
+    ("preprocess::source", "preprocess --source"),
+    ("preprocess::target", "preprocess --target-sum"),
+];
+
+/// What stands for a field on the command line.
+pub fn option(field: &str) -> Option<&'static str> {
+    OPTIONS.iter().find(|(known, _)| *known == field).map(|(_, option)| *option)
+}
+
+/// A message of the library with options in place of the fields in backticks; what else stands in backticks is kept.
+pub fn in_options(text: &str) -> String {
+    let (mut said, mut rest) = (String::with_capacity(text.len()), text);
+    while let Some((before, after)) = rest.split_once('`') {
+        said.push_str(before);
+        let closed = after.split_once('`').and_then(|(inside, beyond)| {
+            let (field, value) = inside.split_at(inside.find(' ').unwrap_or(inside.len()));
+            Some((option(field)?, value, beyond))
+        });
+        let Some((option, value, beyond)) = closed else {
+            said.push('`');
+            rest = after;
+            continue;
+        };
+        // A command needs them to be told from the words around it.
+        let mark = if option.starts_with('-') { "" } else { "`" };
+        said.extend([mark, option, value, mark]);
+        rest = beyond;
+    }
+    said + rest
+}
+
+/// An error as the program tells it.
+pub fn told(error: &Error) -> String {
+    let Error::Setting { field, what } = error else { return in_options(&error.to_string()) };
+    // `a, b or c`; the name of a column, in quotes, is no field.
+    let one = |field: &str| option(field).unwrap_or(field).to_string();
+    let either = |fields: &str| fields.split(" or ").map(one).collect::<Vec<_>>().join(" or ");
+    let fields = match field.contains('"') {
+        true => field.clone(),
+        false => field.split(", ").map(either).collect::<Vec<_>>().join(", "),
+    };
+    format!("{fields}: {}", in_options(what))
+}
+
+/// Tells on stderr what the library notes.
+pub fn note(what: impl Display) {
+    eprintln!("note: {}", in_options(&what.to_string()));
+}
+
+/// Tells on stderr what the library warns of.
+pub fn warning(what: impl Display) {
+    eprintln!("warning: {}", in_options(&what.to_string()));
+}
+
+/// Prints what the library reports, notes among it, as a line of JSON.
+pub fn print_json(report: &impl Serialize) {
+    println!("{}", in_options(&serde_json::to_string(report).expect("a report is plain JSON")));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fields_are_told_as_options() {
+        let told = |field: &str, what: &str| told(&Error::setting(field, what));
+        assert_eq!(
+            told("size", "give `target 1e4`, or `scale`"),
+            "--size-col: give --target-sum 1e4, or --scale"
+        );
+        assert_eq!(told("filters.min_cells, work or data.sets", "x"), "--min-cells, --work or data.sets: x");
+        assert_eq!(told("train.steps", "is 0"), "train.steps: is 0");
+        assert_eq!(told("column \"a, size or b\"", "x"), "column \"a, size or b\": x");
+        let error = Error::format("size", "give `preprocess::genes DIR` (`predict` does)");
+        assert_eq!(super::told(&error), "size: give `preprocess --genes DIR` (`predict` does)");
+    }
+
+    #[test]
+    fn a_single_backtick_hides_no_field() {
+        assert_eq!(in_options("\"5`-FU\": give `size x`, ` or `y"), "\"5`-FU\": give --size-col x, ` or `y");
+        assert_eq!(in_options("`size"), "`size");
+    }
+}
