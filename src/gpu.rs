@@ -246,7 +246,7 @@ impl Gpu {
         if grid.blocks.contains(&0) {
             return;
         }
-        let _range = trace::range(format_args!("{kernel}"));
+        let _range = trace::range(kernel);
         // SAFETY: the caller's contract.
         let launch = || unsafe { self.driver().launch(file, kernel, self.0.real, grid, args) };
         or_stop(self.timed(|| kernel.to_string(), launch));

@@ -93,14 +93,14 @@ impl Model {
     /// Enc: sets of cells `[B, N, G]` -> latents `[B, N, D]`. Cells are data: no gradient flows into them.
     pub fn encode(&self, t: &mut Tape, p: &Vars, x: Var) -> Var {
         let [b, n, g] = t.value(x).dims("encode");
-        t.part(|t| {
+        t.scope("encoder", |t| {
             // Without this the latents of different cells stay nearly the same for thousands of steps.
             let [mean, scale] = &self.standard;
             let seen = if self.config.encoder.standardize { t.standardize(x, mean, scale) } else { x };
             let seen = t.reshape(seen, &[b * n, g]);
-            let h = self.gene_encoder.forward(t, p, seen); // [B N, D]
+            let h = t.scope("gene_encoder", |t| self.gene_encoder.forward(t, p, seen)); // [B N, D]
             let h = t.reshape(h, &[b, n, self.config.flow.width]);
-            self.set_encoder.forward(t, p, h)
+            t.scope("set_encoder", |t| self.set_encoder.forward(t, p, h))
         })
     }
 
@@ -116,6 +116,6 @@ impl Model {
 
     /// Dec: latents `[B, N, D]` -> cells `[B, N, G]` on the network's scale.
     pub fn decode(&self, t: &mut Tape, p: &Vars, z: Var) -> Var {
-        t.part(|t| self.decoder.forward(t, p, z))
+        t.scope("decoder", |t| self.decoder.forward(t, p, z))
     }
 }

@@ -24,9 +24,12 @@
 //! assert_eq!(tape.backward(loss).take(x).expect("it depends on x").item(), 6.0);
 //! ```
 
+use std::fmt::Display;
+
 use crate::gpu::{Gpu, Real};
 use crate::laps::{Laps, Pass};
 use crate::tensor::Tensor;
+use crate::trace::{self, Scope};
 
 mod back;
 mod op;
@@ -82,6 +85,7 @@ struct Node {
     /// Where a leaf's gradient is written, instead of being kept for the caller.
     sink: Option<Sink>,
     op: Op,
+    scope: Scope,
 }
 
 /// An op that has yet to read its first input, and the gradient of its value.
@@ -90,6 +94,7 @@ struct Reader {
     dy: Tensor,
     reading: Reading,
     op: Op,
+    scope: Scope,
     /// Shape of its value.
     shape: Vec<usize>,
 }
@@ -116,6 +121,8 @@ pub struct Tape {
     off: bool,
     gpu: Option<Gpu>,
     laps: Option<Laps>,
+    /// The module whose ops are being recorded.
+    scope: Scope,
 }
 
 brief!(Tape, |tape| nodes: tape.nodes.len(), gpu: tape.gpu);
@@ -249,10 +256,15 @@ impl Tape {
         }
     }
 
-    /// Runs a part of a forward pass of which only the result is read afterwards: a tape that is off frees the memory of all else.
-    pub fn part(&mut self, work: impl FnOnce(&mut Tape) -> Var) -> Var {
+    /// Runs a module of the model, or any part of a forward pass of which only the result is read afterwards: a tape that is off
+    /// frees the memory of all else. A profiler sees its ops under its name, forward and backward.
+    pub fn scope(&mut self, name: impl Display, work: impl FnOnce(&mut Tape) -> Var) -> Var {
         let first = self.nodes.len();
+        let _range = trace::range(&name);
+        let inner = self.scope.inner(name);
+        let outer = std::mem::replace(&mut self.scope, inner);
         let answer = work(self);
+        self.scope = outer;
         if self.off {
             let others = (first..).zip(&mut self.nodes[first..]).filter(|(i, _)| *i != answer.at);
             others.for_each(|(_, node)| node.value = None);
@@ -285,7 +297,21 @@ impl Tape {
         let real = inputs.iter().any(made).then(|| value.real());
         let gpu = value.gpu().cloned();
         let (value, inputs, waiting, sink) = (Some(value), inputs.to_vec(), Vec::new(), None);
-        self.nodes.push(Node { value, shape, bytes, real, gpu, needs, inputs, way_back, waiting, sink, op });
+        let scope = self.scope.clone();
+        self.nodes.push(Node {
+            value,
+            shape,
+            bytes,
+            real,
+            gpu,
+            needs,
+            inputs,
+            way_back,
+            waiting,
+            sink,
+            op,
+            scope,
+        });
         self.id.var(self.nodes.len() - 1)
     }
 
@@ -333,34 +359,6 @@ mod tests {
         let square = product(&mut tape, x, x);
         let cube = product(&mut tape, square, x);
         assert_eq!(tape.backward(cube).take(x).map(|g| g.item()), Some(27.0));
-    }
-
-    /// x^2, which can be remade, and w x, which reads x on the way back.
-    fn square_then_product(forget: bool) -> [Option<f32>; 2] {
-        let mut tape = Tape::new();
-        let (x, w) = (tape.leaf(Tensor::scalar(3.0)), tape.leaf(Tensor::scalar(5.0)));
-        let square = tape.record_remade("square", &[x], Tensor::scalar(9.0), |back| {
-            let dx = Tensor::scalar(6.0 * back.dy.item());
-            (vec![Some(dx)], back.again.then(|| Tensor::scalar(9.0)))
-        });
-        let y = tape.record_read(
-            "product",
-            &[square, w],
-            Tensor::scalar(45.0),
-            |d| vec![Some(Tensor::scalar(5.0 * d.item())), None],
-            |d, x| vec![None, Some(Tensor::scalar(d.item() * x.item()))],
-        );
-        if forget {
-            tape.forget(square);
-        }
-        let mut found = tape.backward(y);
-        [x, w].map(|leaf| found.take(leaf).map(|g| g.item()))
-    }
-
-    #[test]
-    fn a_forgotten_value_is_made_again_for_its_readers() {
-        assert_eq!(square_then_product(true), [Some(30.0), Some(9.0)]);
-        assert_eq!(square_then_product(false), square_then_product(true));
     }
 
     #[test]

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# A training step under NVIDIA's profilers, with ops, layers and phases named (NVTX).
+# A training step under NVIDIA's profilers. NVTX ranges name the phase (losses, gradients, update), the module and its layers, forward
+# and backward, ops and kernels: gradients > flow > flow.blocks.3 > matmul backward.
 #
 #   tools/profile.sh [OUT] [PRESET SETS CELLS]     default target/profile, s184 32 512; needs nsys and, for kernels, ncu
 #

@@ -6,7 +6,6 @@ use crate::config::Config;
 use crate::gpu::Gpu;
 use crate::params::{Param, Vars};
 use crate::tape::{Tape, Var};
-use crate::trace;
 
 /// (Z_t, t, conditions) -> the head's answer `[B, N, D]`.
 #[derive(Debug)]
@@ -62,14 +61,13 @@ impl Flow {
     /// Z_t `[B, N, D]`, one time and T tokens per set -> `[B, N, D]`: Z1^ or U^, as the config's variant says.
     pub fn forward(&self, t: &mut Tape, p: &Vars, z: Var, times: &[f32], tokens: &Tokens) -> Var {
         let features = t.time(times);
-        let tau = self.time.forward(t, p, features); // [B, D]
-        let condition = self.condition.forward(t, p, tokens); // [B, D]
+        let tau = t.scope("time", |t| self.time.forward(t, p, features)); // [B, D]
+        let condition = t.scope("condition", |t| self.condition.forward(t, p, tokens)); // [B, D]
         let seed = t.add(condition, tau);
         let input = if self.add_condition { seed } else { tau };
         let mut h = t.add_to_set(z, input);
         for (i, block) in self.blocks.iter().enumerate() {
-            let _range = trace::range(format_args!("flow.blocks.{i}"));
-            h = t.part(|t| block.forward(t, p, h, seed, self.heads));
+            h = t.scope(format_args!("flow.blocks.{i}"), |t| block.forward(t, p, h, seed, self.heads));
         }
         self.head.forward(t, p, h)
     }

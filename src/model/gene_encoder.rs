@@ -4,7 +4,6 @@ use super::build::{Build, Linear, Mlp};
 use crate::config::{Activation, EncoderConfig, EncoderKind, Pooling};
 use crate::params::{Param, Vars};
 use crate::tape::{Tape, Var};
-use crate::trace;
 
 /// x `[M, G]` -> h `[M, D]`.
 #[derive(Debug)]
@@ -92,8 +91,7 @@ impl Patches {
     fn forward(&self, t: &mut Tape, p: &Vars, x: Var) -> Var {
         let mut h = t.patch_embed(x, p[self.patch], p[self.position]); // [M, P, E]
         for (i, block) in self.blocks.iter().enumerate() {
-            let _range = trace::range(format_args!("gene_encoder.blocks.{i}"));
-            h = t.part(|t| block.forward(t, p, h, self.heads));
+            h = t.scope(format_args!("gene_encoder.blocks.{i}"), |t| block.forward(t, p, h, self.heads));
         }
         let [m, tokens, e] = t.value(h).dims("gene_encoder");
         match &self.pool {

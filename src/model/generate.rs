@@ -38,8 +38,8 @@ impl Model {
         let mut z = t.flow_start(from, flow.start, flow.mask, &streams);
         for k in 0..steps {
             let times = vec![k as f32 / steps as f32; b];
-            let next = t.part(|t| {
-                let answer = self.flow.forward(t, &p, z, &times, tokens);
+            let next = t.scope(format_args!("step.{k}"), |t| {
+                let answer = t.scope("flow", |t| self.flow.forward(t, &p, z, &times, tokens));
                 // u / K, with u = (Z1^ - Z_t) / (1 - t) if the head predicts Z1^: the last step ends at Z1^ itself.
                 let (ahead, share) = match flow.prediction {
                     Space::X if k + 1 == steps => return answer,

@@ -97,7 +97,7 @@ impl Model {
         let resting = t.slice(decoded, 0..b);
         // Means over 2B sets, doubled: the paper adds the mean over the controls' B sets and that over the perturbed ones'.
         let mse = t.squared_error(decoded, cells);
-        let mmd = t.mmd(decoded, cells, weights.kernel);
+        let mmd = t.scope("mmd", |t| t.mmd(decoded, cells, weights.kernel));
         let (mse, mmd) = (t.scale(mse, 2.0), t.scale(mmd, 2.0));
         let part = |name, value, weight| LossPart { name, value, weight };
         let mut parts = vec![part("mse", mse, 1.0), part("mmd", mmd, weights.w_mmd)];
@@ -107,7 +107,7 @@ impl Model {
         let streams: Vec<_> = (0..b).map(|set| (draws.start, ((draws.first + set) * size) as u64)).collect();
         let zs = t.flow_start(from, config.flow.start, config.flow.mask, &streams);
         let zt = t.flow_path(zs, z1, &draws.times);
-        let answer = self.flow.forward(t, p, zt, &draws.times, &examples.tokens);
+        let answer = t.scope("flow", |t| self.flow.forward(t, p, zt, &draws.times, &examples.tokens));
         let variant = config.flow;
         let flow = t.flow_loss(answer, zs, z1, zt, &draws.times, variant);
         parts.push(part("flow", flow, weights.w_flow));
@@ -116,7 +116,8 @@ impl Model {
             let endpoint = t.flow_endpoint(answer, zs, zt, &draws.times, variant);
             let predicted = self.decode(t, p, endpoint); // [B, N, G]
             if weights.w_endpoint > 0.0 {
-                parts.push(part("endpoint", t.mmd(predicted, x1, weights.kernel), weights.w_endpoint));
+                let mmd = t.scope("mmd", |t| t.mmd(predicted, x1, weights.kernel));
+                parts.push(part("endpoint", mmd, weights.w_endpoint));
             }
             if weights.effect > 0.0 {
                 // Differences first: an effect is far smaller than the means, whose rounding to bf16 would drown it.

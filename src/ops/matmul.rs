@@ -15,6 +15,7 @@ use crate::ops::column_sums::column_sums;
 use crate::ops::gemm::{Keep, Mat, MatMut, Threads, product};
 use crate::tape::{Flops, Op, Sink, Tape, Var};
 use crate::tensor::{Shaped, Tensor, agree};
+use crate::trace;
 
 mod device;
 
@@ -31,6 +32,7 @@ impl Tape {
 }
 
 fn affine(tape: &mut Tape, residual: Option<Var>, x: Var, w: Var, bias: Option<Var>) -> Var {
+    let _range = trace::range("matmul forward");
     let (xs, ws) = (tape.value(x).clone(), tape.value(w).clone());
     let y = forward(residual.map(|r| tape.value(r)), &xs, &ws, bias.map(|b| tape.value(b)));
     let (x_needs, w_needs) = (tape.needs(x), tape.needs(w) || bias.is_some_and(|b| tape.needs(b)));

@@ -23,10 +23,12 @@ use crate::ops::gate;
 use crate::ops::product::{self, Plus, Side};
 use crate::tape::{Flops, Op, Sink, Tape, Var};
 use crate::tensor::{Tensor, agree};
+use crate::trace;
 
 impl Tape {
     /// residual + swiglu(x w_gate_up^T) w_down^T: residual and x `[.., E]`, w_gate_up `[2F, E]`, w_down `[E, F]` to `[.., E]`.
     pub fn matmul_swiglu(&mut self, residual: Var, x: Var, w_gate_up: Var, w_down: Var) -> Var {
+        let _range = trace::range("matmul_swiglu forward");
         let [xs, w, v] = [x, w_gate_up, w_down].map(|var| self.value(var).clone());
         let ([twice, e], [out, width]): ([usize; 2], [usize; 2]) =
             (w.dims("matmul_swiglu"), v.dims("matmul_swiglu"));

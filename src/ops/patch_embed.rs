@@ -15,12 +15,14 @@ use crate::ops::column_sums;
 use crate::ops::gemm::{Keep, Mat, MatMut, Threads, product};
 use crate::tape::{Flops, Op, Sink, Tape, Var};
 use crate::tensor::{Tensor, agree};
+use crate::trace;
 
 mod device;
 
 impl Tape {
     /// Tokens of patches: x `[M, G]`, w `[P, S, E]`, e `[P, E]` to `[M, P, E]`.
     pub fn patch_embed(&mut self, x: Var, w: Var, e: Var) -> Var {
+        let _range = trace::range("patch_embed forward");
         let (xs, ws) = (self.value(x).clone(), self.value(w).clone());
         let y = forward(&xs, &ws, self.value(e));
         let (x_needs, w_needs, e_needs) = (self.needs(x), self.needs(w), self.needs(e));

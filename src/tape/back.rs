@@ -5,7 +5,7 @@ use super::var::TapeId;
 use super::{Back, Grads, Node, Reader, Remake, Tape, Var, WayBack, fresh};
 use crate::laps::Pass;
 use crate::tensor::Tensor;
-use crate::trace;
+use crate::trace::{self, Range, Ranges, Scope};
 
 /// What [`Tape::backward`] found.
 pub struct Gradients {
@@ -49,6 +49,8 @@ struct Sweep<'a> {
     /// How many answers are still to come for each node: an op gives each of its inputs one, or two if its backward has two parts.
     answers: Vec<usize>,
     finished: &'a mut dyn FnMut(Var),
+    /// Those of the module whose ops are being run backwards.
+    modules: Ranges,
 }
 
 /// A backward, or a part of one, that returns gradients.
@@ -81,22 +83,22 @@ impl<'a> Sweep<'a> {
         for node in &tape.nodes {
             node.inputs.iter().for_each(|input| answers[input.at] += node.way_back.answers());
         }
-        Sweep { tape, grads, answers, finished }
+        Sweep { tape, grads, answers, finished, modules: Ranges::default() }
     }
 
     /// Turns what was found for `node`, until now the last on the tape, into gradients of its inputs.
     fn pass(&mut self, node: Node) {
-        let Node { value, shape, real, gpu, inputs, way_back, waiting, op, .. } = node;
+        let Node { value, shape, real, gpu, inputs, way_back, waiting, op, scope, .. } = node;
         let Some(dy) = self.grads[self.tape.nodes.len()].take() else {
             assert!(waiting.is_empty(), "backward: {shape:?} was forgotten and has no gradient");
             return (0..way_back.answers()).for_each(|_| self.answered(&inputs));
         };
         drop(value);
-        let _op = trace::range(format_args!("{} backward", op.name));
         // Ops rely on it: the gradient is shaped, stored and placed as the value is.
         let alike =
             dy.shape() == shape && real.is_none_or(|real| dy.real() == real) && dy.is_on(gpu.as_ref());
         assert!(alike, "backward of {}: {dy:?} for {shape:?} {real:?} on {gpu:?}", op.name);
+        let range = self.begin(&scope, op.name);
         let part = Ran { op: op.name, shape: &shape, flops: op.flops.backward, inputs: &inputs, dy: &dy };
         match way_back {
             WayBack::Ends => self.grads[self.tape.nodes.len()] = Some(dy),
@@ -107,6 +109,7 @@ impl<'a> Sweep<'a> {
             }
             WayBack::Remade(backward) => {
                 let again = self.remake(part, backward, !waiting.is_empty());
+                range.end(); // each reader has its own
                 for reader in waiting {
                     self.read(reader, again.as_ref().expect("backward: a value was not made again"));
                 }
@@ -115,9 +118,16 @@ impl<'a> Sweep<'a> {
                 // Of the inputs this part reads only the second, w of a product.
                 let (dx, read) = (backward(&dy), self.bytes(&inputs[1..2]));
                 self.answer(part, read, dx);
-                self.read_or_wait(Reader { inputs, dy, reading, op, shape });
+                range.end();
+                self.read_or_wait(Reader { inputs, dy, reading, op, scope, shape });
             }
         }
+    }
+
+    /// Begins the range of an op's backward, inside those of the modules that it was recorded in.
+    fn begin(&mut self, scope: &Scope, op: &str) -> Range {
+        self.modules.enter(scope);
+        trace::range(format_args!("{op} backward"))
     }
 
     /// Adds the gradient of a window in place.
@@ -163,7 +173,8 @@ impl<'a> Sweep<'a> {
 
     /// Runs the second part of an op's backward, which reads its first input, `x`.
     fn read(&mut self, reader: Reader, x: &Tensor) {
-        let Reader { inputs, dy, reading, op, shape } = reader;
+        let Reader { inputs, dy, reading, op, scope, shape } = reader;
+        let _range = self.begin(&scope, op.name);
         let dx = reading(&dy, x);
         let part = Ran { op: op.name, shape: &shape, flops: op.flops.reading, inputs: &inputs, dy: &dy };
         self.answer(part, x.bytes(), dx);
@@ -243,5 +254,98 @@ impl<'a> Sweep<'a> {
             });
         }
         moved
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
+    use super::*;
+    use crate::trace::recorded;
+
+    /// x^2, which can be remade, and w x, which reads x on the way back.
+    fn square_then_product(forget: bool) -> [Option<f32>; 2] {
+        let mut tape = Tape::new();
+        let (x, w) = (tape.leaf(Tensor::scalar(3.0)), tape.leaf(Tensor::scalar(5.0)));
+        let square = tape.record_remade("square", &[x], Tensor::scalar(9.0), |back| {
+            let dx = Tensor::scalar(6.0 * back.dy.item());
+            (vec![Some(dx)], back.again.then(|| Tensor::scalar(9.0)))
+        });
+        let y = tape.record_read(
+            "product",
+            &[square, w],
+            Tensor::scalar(45.0),
+            |d| vec![Some(Tensor::scalar(5.0 * d.item())), None],
+            |d, x| vec![None, Some(Tensor::scalar(d.item() * x.item()))],
+        );
+        if forget {
+            tape.forget(square);
+        }
+        let mut found = tape.backward(y);
+        [x, w].map(|leaf| found.take(leaf).map(|g| g.item()))
+    }
+
+    #[test]
+    fn a_forgotten_value_is_made_again_for_its_readers() {
+        assert_eq!(square_then_product(true), [Some(30.0), Some(9.0)]);
+        assert_eq!(square_then_product(false), square_then_product(true));
+    }
+
+    fn double(tape: &mut Tape, x: Var) -> Var {
+        let y = Tensor::scalar(2.0 * tape.value(x).item());
+        tape.record("double", &[x], y, |d| vec![Some(Tensor::scalar(2.0 * d.item()))])
+    }
+
+    /// Two layers of a module, the second of which reads a value of the first that is remade; then an op outside.
+    fn layers(tape: &mut Tape) -> [Var; 2] {
+        let x = tape.leaf(Tensor::scalar(3.0));
+        let y = tape.scope("net", |t| {
+            let same = t.scope("layer.0", |t| {
+                t.record_remade("same", &[x], Tensor::scalar(3.0), |back| {
+                    (vec![Some(back.dy.clone())], Some(Tensor::scalar(3.0)))
+                })
+            });
+            t.scope("layer.1", |t| {
+                let dx = |d: &Tensor| vec![Some(d.clone()), None];
+                let y = t.record_read("read", &[same, x], Tensor::scalar(3.0), dx, |_, _| vec![None, None]);
+                t.forget(same);
+                double(t, y)
+            })
+        });
+        [x, double(tape, y)]
+    }
+
+    #[test]
+    fn an_op_runs_backwards_in_the_ranges_of_its_modules() {
+        let mut tape = Tape::new();
+        let [x, y] = layers(&mut tape);
+        assert_eq!(recorded::paths(), ["net", "net/layer.0", "net/layer.1"]);
+        assert_eq!(tape.backward(y).take(x).map(|g| g.item()), Some(4.0));
+        let seen = [
+            "double backward",
+            "net",
+            "net/layer.1",
+            "net/layer.1/double backward",
+            "net/layer.1/read backward",
+            "net/layer.0",
+            "net/layer.0/same backward",
+            "net/layer.1",
+            "net/layer.1/read backward",
+            "leaf backward",
+        ];
+        assert_eq!(recorded::paths(), seen);
+    }
+
+    #[test]
+    fn ranges_end_where_a_backward_unwinds() {
+        let mut tape = Tape::new();
+        let [_, y] = layers(&mut tape);
+        let z = tape.scope("end", |t| t.record("wrong", &[y], Tensor::scalar(1.0), |_| panic!("on purpose")));
+        assert!(catch_unwind(AssertUnwindSafe(|| tape.backward(z))).is_err());
+        assert_eq!(recorded::paths().pop().as_deref(), Some("end/wrong backward"));
+        let stops = |_: &mut Tape| -> Var { panic!("on purpose") };
+        assert!(catch_unwind(AssertUnwindSafe(|| Tape::new().scope("net", stops))).is_err());
+        assert_eq!(recorded::paths(), ["net"]);
     }
 }

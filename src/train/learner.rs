@@ -259,7 +259,7 @@ impl Learner {
         let mut tape = Tape::new().on(self.params.gpu()).timed(self.laps.as_ref());
         let vars = self.params.bind(&mut tape);
         let losses = {
-            let _phase = trace::range(format_args!("losses"));
+            let _phase = trace::range("losses");
             self.model.losses(&mut tape, &vars, examples, &draws)
         };
         let value = |var| tape.value(var).clone();
@@ -268,7 +268,7 @@ impl Learner {
             parts: losses.parts.iter().map(|part| (part.name, value(part.value))).collect(),
             latents: value(losses.latents),
         };
-        let _phase = trace::range(format_args!("gradients"));
+        let _phase = trace::range("gradients");
         let gradients = tape.backward_telling(which(&losses), &mut |var| finished(vars.entry(var)));
         self.params.collect(&vars, gradients);
         // On a device they are already in place.
@@ -280,7 +280,7 @@ impl Learner {
 
     /// Moves the weights by the gradients of step k. If the optimizer is shared, each piece is fetched while the next one is moved.
     fn advance(&mut self, clip: &Tensor, k: u64, ranks: &Ranks) -> Result<()> {
-        let _phase = trace::range(format_args!("update"));
+        let _phase = trace::range("update");
         let config = self.model.config();
         let on_host = self.params.gpu().is_none();
         let fetch = |share: &Share, piece: &Range<usize>, params: &Params| {
@@ -334,6 +334,46 @@ fn own(flat: Tensor, len: usize, gpu: Option<&Gpu>) -> Tensor {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::gpu::Real;
+    use crate::trace::recorded;
+
+    #[test]
+    fn a_profiler_sees_phase_module_and_op_both_ways() {
+        let gpu = Gpu::dry(Real::F32);
+        let set = ["encoder.layers=2", "flow.layers=2"].map(String::from);
+        let config = Config::load(Some("tiny"), None, &set).expect("settings");
+        let vocabulary = Vocabulary { cell_types: 1, perturbations: 2, batches: 1, features: None };
+        let statistics = Statistics { mean: vec![0.1; 40], std: vec![0.1; 40] };
+        let mut learner = Learner::new(&config, &vocabulary, statistics, Some(&gpu)).expect("a learner");
+        let cells = Tensor::on(&gpu, "cells", &[2, 4, 40], Real::F32);
+        recorded::paths();
+        learner.gradients(&Examples::new(cells, None, &[[0, 1, 0]]), 0);
+        let seen = recorded::paths();
+        let modules = [
+            "encoder/gene_encoder/gene_encoder.blocks.0",
+            "encoder/gene_encoder/gene_encoder.blocks.1",
+            "encoder/set_encoder",
+            "decoder",
+            "mmd",
+            "flow/time",
+            "flow/condition",
+            "flow/flow.blocks.0",
+            "flow/flow.blocks.1",
+        ];
+        for module in modules {
+            let kernels = |phase: &str, op: &str| {
+                let inside = format!("{phase}/{module}/");
+                seen.iter().filter(|path| path.starts_with(&inside) && path.contains(op)).count()
+            };
+            assert!(
+                kernels("losses", "") > 0 && kernels("gradients", " backward/") > 0,
+                "{module}: {seen:?}"
+            );
+        }
+        let mut products =
+            seen.iter().filter(|path| path.starts_with("gradients/") && path.contains("product"));
+        assert!(products.all(|path| path.contains(" backward/")), "{seen:?}");
+    }
 
     #[test]
     fn what_grows_with_the_square_of_a_set_is_counted() {
