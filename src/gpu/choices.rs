@@ -8,7 +8,7 @@ use std::sync::Mutex;
 use serde::{Deserialize, Serialize};
 
 use super::routes::Asked;
-use super::{Gpu, Route, Stamp, Took, or_stop};
+use super::{Gpu, Route, Took, or_stop};
 use crate::lock::lock;
 
 /// How cuBLASLt identifies one of its algorithms; valid only for the same version of it on the same kind of device.
@@ -57,43 +57,35 @@ pub(super) struct Chosen {
 const RUNS: usize = 3;
 
 impl Gpu {
-    /// Runs the quicker of `hopper`, a kernel for Hopper that is given how many blocks run at once, and `any`, which works on any
-    /// device. `hopper` needs a device that supports it, and `fits`: matrices that the copy engine can read, among other things.
-    /// True if `hopper` ran.
+    /// Runs the quicker of two ways to one result: `first`, which is told how many blocks run at once ([`Gpu::hopper_blocks`]), and
+    /// `second`, which lies on the route `plain`. Without `blocks` the first cannot be used. True if it ran. Both are timed when the
+    /// sizes are first seen; a device that cannot be timed, and a rehearsal, take the first at sizes that were not timed yet.
     pub fn either(
         &self,
+        plain: Route,
         what: &'static str,
         size: [usize; 3],
-        fits: bool,
-        hopper: impl Fn(usize),
-        any: impl Fn(),
+        blocks: Option<usize>,
+        first: impl Fn(usize),
+        second: impl Fn(),
     ) -> bool {
-        let blocks = self.hopper().filter(|_| fits);
-        let taken =
-            blocks.filter(|&blocks| self.choose(Route::Any, what, size, [&|| hopper(blocks), &any]) == 0);
-        taken.map_or_else(any, &hopper);
+        let taken = blocks.filter(|&blocks| self.choose(plain, what, size, [&|| first(blocks), &second]));
+        taken.map_or_else(second, first);
         taken.is_some()
     }
 
-    /// Which of two Hopper kernels for one result is faster at these sizes: 0 if the one that divides its work between blocks, 1 if
-    /// the one that does not. Both are timed when the sizes are first seen. Sizes that were not timed yet give 0 on a device that
-    /// cannot be timed and during a rehearsal.
-    pub fn quicker(&self, what: &'static str, size: [usize; 3], ways: [&dyn Fn(); 2]) -> usize {
-        self.choose(Route::Hopper, what, size, ways)
-    }
-
-    /// [`Gpu::quicker`] for any two ways; `plain` names the second.
-    fn choose(&self, plain: Route, what: &'static str, size: [usize; 3], ways: [&dyn Fn(); 2]) -> usize {
-        if let Some(way) = self.asked(plain) {
-            return way;
+    /// True for the first way.
+    fn choose(&self, plain: Route, what: &'static str, size: [usize; 3], ways: [&dyn Fn(); 2]) -> bool {
+        if let Some(first) = self.asked(plain) {
+            return first;
         }
         let chosen = || lock(&self.0.chosen.timed);
-        let (key, quicker) = ((Cow::from(what), size), |took: [f64; 2]| usize::from(took[1] < took[0]));
+        let (key, first_wins) = ((Cow::from(what), size), |took: [f64; 2]| took[0] <= took[1]);
         if let Some(&took) = chosen().get(&key) {
-            return quicker(took);
+            return first_wins(took);
         }
-        if matches!(self.stamp(), Stamp::Clock(_)) {
-            return 0;
+        if !self.driver().can_time() {
+            return true;
         }
         let time = |way: &dyn Fn()| {
             way(); // loads kernels, chooses the algorithms of products
@@ -106,13 +98,13 @@ impl Gpu {
         let took = self.aside(|| ways.map(time));
         chosen().insert(key, took);
         // The step was rehearsed with the first way, as nothing was known yet.
-        if quicker(took) == 1 {
+        if !first_wins(took) {
             self.drop_layout();
         }
-        quicker(took)
+        first_wins(took)
     }
 
-    /// What [`Gpu::quicker`] has timed: what was made, its sizes, seconds of each way.
+    /// What [`Gpu::either`] has timed: what was made, its sizes, seconds of each way.
     pub fn timed_ways(&self) -> Vec<(String, [usize; 3], [f64; 2])> {
         let chosen = lock(&self.0.chosen.timed);
         let mut ways: Vec<_> =

@@ -115,6 +115,10 @@ pub(super) trait Driver: Send + Sync {
     fn stamp(&self) -> DriverResult<Stamp> {
         Ok(Stamp::Clock(Instant::now()))
     }
+    /// Whether the time between its stamps says how fast it works.
+    fn can_time(&self) -> bool {
+        true
+    }
     /// Tells a profiler that waits for it to watch from here on, or no longer.
     fn watch(&self, _on: bool) {}
     /// Queues work of a tenth of a millisecond that changes nothing, for the host to get ahead.

@@ -37,6 +37,10 @@ impl Driver for Dry {
         false
     }
 
+    fn can_time(&self) -> bool {
+        false
+    }
+
     fn memory(&self) -> (u64, u64) {
         (u64::MAX, u64::MAX)
     }

@@ -267,6 +267,10 @@ impl Driver for Emulated {
         Ok(true)
     }
 
+    fn can_time(&self) -> bool {
+        false
+    }
+
     fn hopper(&self) -> Option<usize> {
         (self.kind == Kind::Hopper).then_some(PROCESSORS)
     }

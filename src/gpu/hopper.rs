@@ -35,8 +35,8 @@ impl Map {
 }
 
 impl Gpu {
-    /// Number of multiprocessors, if the device runs the kernels written for Hopper.
-    pub fn hopper(&self) -> Option<usize> {
+    /// How many blocks of the kernels written for Hopper run at once, one per multiprocessor; `None` on other devices.
+    pub fn hopper_blocks(&self) -> Option<usize> {
         self.0.driver.hopper()
     }
 }

@@ -168,7 +168,7 @@ impl Plans {
         found.retain(|algorithm| run(algorithm).is_ok());
         let flags = Some(cuda::CUevent_flags::CU_EVENT_DEFAULT);
         let event = || self.stream.record_event(flags).map_err(said("cuEventRecord"));
-        // All are queued before the first is read: as in `Gpu::quicker`.
+        // All are queued before the first is read: as in `Gpu::either`.
         self.keep_busy()?;
         let mut queued = Vec::new();
         for algorithm in found.iter().flat_map(|algorithm| [algorithm; RUNS]) {

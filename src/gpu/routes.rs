@@ -46,13 +46,13 @@ impl Gpu {
         made
     }
 
-    /// If a route is asked for: which of two kernels it takes. `plain` takes the second, later routes the first; earlier ones never
-    /// come to this choice.
-    pub(super) fn asked(&self, plain: Route) -> Option<usize> {
+    /// If a route is asked for: whether it takes the first of two kernels. `plain` takes the second, and goes on to the route that
+    /// takes the first; earlier ones never come to this choice.
+    pub(super) fn asked(&self, plain: Route) -> Option<bool> {
         let mut pinned = lock(&self.0.chosen.pinned);
         let (route, goes_on) = pinned.as_mut()?;
         *goes_on |= *route == plain;
-        Some(usize::from(*route == plain))
+        Some(*route != plain)
     }
 }
 

@@ -17,7 +17,7 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 
-use crate::gpu::{Gpu, Grid, Map, Real, args};
+use crate::gpu::{Gpu, Grid, Map, Real, Route, args};
 use crate::ops::blocks;
 use crate::ops::gate;
 use crate::ops::product::{self, Plus, Side};
@@ -105,7 +105,7 @@ fn gate(gpu: &Gpu, x: &Tensor, w: &Tensor, keep: bool) -> (Tensor, Option<Tensor
         }
     };
     let what = if keep { "gate, kept" } else { "gate" };
-    gpu.either(what, size, fits(width, [x, w]), fused, plain);
+    gpu.either(Route::Any, what, size, blocks_of_fused(gpu, width, [x, w]), fused, plain);
     (y, gate_up)
 }
 
@@ -131,13 +131,15 @@ fn gate_backward(gpu: &Gpu, dz: &Tensor, gate_up: &Tensor, v: &Tensor) -> (Tenso
             gate::backward_into(&of(&d_gate_up), Some(&of(&y)), &dy, None, &of(gate_up), 0);
         }
     };
-    gpu.either("gate backward", size, fits(width, [dz, v]), fused, plain);
+    gpu.either(Route::Any, "gate backward", size, blocks_of_fused(gpu, width, [dz, v]), fused, plain);
     (d_gate_up, y)
 }
 
-/// What the fused kernels need: whole steps of the copy engine, on matrices that it can read.
-fn fits(width: usize, read: [&Tensor; 2]) -> bool {
-    width.is_multiple_of(8) && read.iter().all(|x| Map::can(&x.operand()))
+/// How many blocks run at once, if the fused kernels can be used: they need whole steps of the copy engine, on matrices that it can
+/// read.
+fn blocks_of_fused(gpu: &Gpu, width: usize, read: [&Tensor; 2]) -> Option<usize> {
+    let fits = width.is_multiple_of(8) && read.iter().all(|x| Map::can(&x.operand()));
+    gpu.hopper_blocks().filter(|_| fits)
 }
 
 /// Which of a fused kernel's two instances takes rows of `e` numbers. The first keeps up to 512 of them for all tiles of a row, the

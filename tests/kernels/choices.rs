@@ -2,7 +2,7 @@
 
 use std::cell::Cell;
 
-use scale_engine::gpu::{Choices, Real};
+use scale_engine::gpu::{Choices, Real, Route};
 use serde_json::{from_value, json};
 
 #[test]
@@ -16,18 +16,18 @@ fn choices_are_taken_over_by_the_same_device_alone() {
             json!({ "device": device, "library": library, "words": words, "algorithms": [], "ways": [way] });
         from_value(choices).expect("choices")
     };
-    let asked = Cell::new(0);
-    let choose = |size| {
-        let way = || asked.set(asked.get() + 1);
-        gpu.quicker("gate", size, [&way, &way])
+    let ran = Cell::new(0);
+    let takes_first = |size| {
+        let way = || ran.set(ran.get() + 1);
+        gpu.either(Route::Any, "gate", size, Some(1), |_| way(), way)
     };
     // From another GPU, another cuBLASLt, a program that worded products differently.
     for other in [told("another GPU", 0, 3), told(&gpu.name(), 1, 3), told(&gpu.name(), 0, 2)] {
         assert!(!gpu.adopt(&other));
     }
-    assert_eq!(choose([8, 16, 24]), 0);
+    assert!(takes_first([8, 16, 24]));
     let choices = told(&gpu.name(), 0, 3);
     assert!(gpu.adopt(&choices) && gpu.choices() == choices);
-    assert_eq!([choose([8, 16, 24]), choose([8, 16, 32])], [1, 0]);
-    assert_eq!(asked.get(), 0, "nothing is run to choose");
+    assert_eq!([takes_first([8, 16, 24]), takes_first([8, 16, 32])], [false, true]);
+    assert_eq!(ran.get(), 3, "nothing is run to choose");
 }

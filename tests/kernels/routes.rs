@@ -16,11 +16,12 @@ fn wrong_on(wrong: Option<Route>) -> Case {
         let by = Cell::new(2.0);
         let go = |route| by.set(if wrong == Some(route) { 3.0 } else { 2.0 });
         if let Some(gpu) = t.gpu() {
-            let apart = || go(Route::HopperApart);
-            let whole = || go(Route::Hopper);
-            let hopper =
-                |_| [&apart as &dyn Fn(), &whole][gpu.quicker("apart", [5, 33, 1], [&apart, &whole])]();
-            gpu.either("scale", [5, 33, 1], true, hopper, || go(Route::Any));
+            let (size, blocks) = ([5, 33, 1], gpu.hopper_blocks());
+            let (apart, whole) = (|_| go(Route::HopperApart), || go(Route::Hopper));
+            let hopper = |_| {
+                gpu.either(Route::Hopper, "apart", size, blocks, apart, whole);
+            };
+            gpu.either(Route::Any, "scale", size, blocks, hopper, || go(Route::Any));
         }
         t.scale(v[0], by.get())
     })

@@ -11,7 +11,7 @@
 use super::hopper;
 use super::{Found, Given, Sizes};
 use crate::error::Error;
-use crate::gpu::{Gpu, Grid, PROCESSORS, Real, args, stop};
+use crate::gpu::{Gpu, Grid, PROCESSORS, Real, Route, args, stop};
 use crate::ops::gate;
 use crate::tensor::Tensor;
 
@@ -77,14 +77,16 @@ fn set_forward(set: &Kernel, y: &Tensor, lse: &Tensor, qkv: &Tensor, seed: Optio
     let any = || launch_set_forward(set, y, lse, qkv, seed, z);
     let ours = |blocks| hopper::launch_forward(blocks, y, lse, qkv, seed, z);
     let what = if seed.is_some() { "attention, seeded" } else { "attention" };
-    y.device().either(what, z.size(), hopper::fits(z, &[qkv]), ours, any);
+    let gpu = y.device();
+    gpu.either(Route::Any, what, z.size(), hopper::blocks(gpu, z, &[qkv]), ours, any);
 }
 
 fn set_backward(set: &Kernel, dqkv: &Tensor, given: &Given, of_queries: &OfQueries, z: Sizes) {
     let any = || launch_set_backward(set, dqkv, given, of_queries, z);
     let ours = |blocks| hopper::backward(blocks, dqkv, given, of_queries, z);
-    let fits = hopper::fits(z, &[given.qkv, given.dy]);
-    dqkv.device().either("attention backward", z.size(), fits, ours, any);
+    let gpu = dqkv.device();
+    let blocks = hopper::blocks(gpu, z, &[given.qkv, given.dy]);
+    gpu.either(Route::Any, "attention backward", z.size(), blocks, ours, any);
 }
 
 /// What attention_queries.cu computes: delta, and t if there is a seed.

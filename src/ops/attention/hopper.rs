@@ -2,12 +2,14 @@
 
 use super::device::{KEYS, OfQueries, QUERIES, sums_of_dq};
 use super::{Given, Sizes};
-use crate::gpu::{Arg, Grid, Map, args};
+use crate::gpu::{Arg, Gpu, Grid, Map, Route, args};
 use crate::tensor::Tensor;
 
-/// Whether they can be used. Up to 32 rows, one warp of attention.cu does everything, and the Hopper kernels have nothing to gain.
-pub fn fits(z: Sizes, read: &[&Tensor]) -> bool {
-    z.width == 128 && z.rows > 32 && read.iter().all(|x| Map::can(&x.operand()))
+/// How many blocks run at once, if the kernels can be used. Up to 32 rows, one warp of attention.cu does everything, and they have
+/// nothing to gain.
+pub fn blocks(gpu: &Gpu, z: Sizes, read: &[&Tensor]) -> Option<usize> {
+    let fits = z.width == 128 && z.rows > 32 && read.iter().all(|x| Map::can(&x.operand()));
+    gpu.hopper_blocks().filter(|_| fits)
 }
 
 /// One block per multiprocessor, but no more than there are tiles: of 128 queries, or of two heads of up to 64. Shared memory as in
@@ -42,14 +44,12 @@ const APART_PASSES: usize = 8;
 pub fn backward(blocks: usize, dqkv: &Tensor, given: &Given, of_queries: &OfQueries, z: Sizes) {
     let (heads, passes) = (z.sets * z.heads, z.rows.div_ceil(KEYS));
     let whole = || launch_backward(blocks, dqkv, given, of_queries, z);
-    let apart = || launch_backward_apart(blocks, dqkv, given, of_queries, z);
+    let apart = |blocks| launch_backward_apart(blocks, dqkv, given, of_queries, z);
     // The sums of dq left to add grow with N^2: for longer sets they would take too much memory.
     let fits = passes <= APART_PASSES;
     let pays = fits && (heads * passes).div_ceil(blocks) < heads.div_ceil(blocks) * passes;
-    match pays && dqkv.device().quicker("attention backward: keys apart", z.size(), [&apart, &whole]) == 0 {
-        true => apart(),
-        false => whole(),
-    }
+    let (what, blocks) = ("attention backward: keys apart", pays.then_some(blocks));
+    dqkv.device().either(Route::Hopper, what, z.size(), blocks, apart, whole);
 }
 
 /// One block per multiprocessor, but no more than there are tasks. Shared memory as in `Slots` of attention_hopper_backward.cuh:

@@ -2,7 +2,7 @@
 
 use super::{Saved, hopper};
 use crate::config::MmdKernel;
-use crate::gpu::{Buffer, Gpu, Grid, Real, args};
+use crate::gpu::{Buffer, Gpu, Grid, Real, Route, args};
 use crate::ops::loss;
 use crate::tensor::{Tensor, agree};
 
@@ -45,7 +45,8 @@ pub fn forward(
     };
     let ours = |blocks| hopper::launch_pairs(blocks, &parts, kept, [y, x], of_rows, sizes, kernel);
     let any = || launch_pairs(&parts, kept, [y, x], of_rows, sizes, kernel);
-    let count = match gpu.either(what, sizes, hopper::fits(sizes, &[y, x]), ours, any) {
+    let blocks = hopper::blocks(gpu, sizes, &[y, x]);
+    let count = match gpu.either(Route::Any, what, sizes, blocks, ours, any) {
         true => of_hopper,
         false => of_any,
     };
@@ -60,7 +61,8 @@ pub fn backward(gpu: &Gpu, d: &Tensor, y: &Tensor, x: &Tensor, saved: &Saved) ->
     agree("mmd", &[(y, y.shape())], &[(pulls, &[sets, rows, 2 * rows.div_ceil(TILE)])]);
     let ours = |blocks| hopper::launch_backward(blocks, &dy, d, saved, [y, x], sizes);
     let any = || launch_backward(&dy, d, saved, [y, x], sizes);
-    gpu.either("mmd backward", sizes, hopper::fits(sizes, &[y, x, saved[0]]), ours, any);
+    let blocks = hopper::blocks(gpu, sizes, &[y, x, saved[0]]);
+    gpu.either(Route::Any, "mmd backward", sizes, blocks, ours, any);
     dy
 }
 

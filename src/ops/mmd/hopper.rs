@@ -1,7 +1,7 @@
 //! The discrepancy's kernels for Hopper: when they are used, and their launches.
 
 use crate::config::MmdKernel;
-use crate::gpu::{Buffer, Grid, Map, args};
+use crate::gpu::{Buffer, Gpu, Grid, Map, args};
 use crate::tensor::Tensor;
 
 /// Rows of a tile of pairs or of dy; columns of a tile of dy; warps of a block that multiply: as in the kernels.
@@ -13,10 +13,12 @@ const WARPS: usize = 8;
 /// bytes.
 const SHARED: usize = 12 * (16 << 10) + 16 * SIDE * 4 + 10 * 8 + 1024;
 
-/// Whether they can be used. Up to 64 rows most of a tile would be empty, and the Hopper kernels have nothing to gain.
-pub fn fits([_, rows, width]: [usize; 3], read: &[&Tensor]) -> bool {
+/// How many blocks run at once, if the kernels can be used. Up to 64 rows most of a tile would be empty, and they have nothing to
+/// gain.
+pub fn blocks(gpu: &Gpu, [_, rows, width]: [usize; 3], read: &[&Tensor]) -> Option<usize> {
     let whole = rows.is_multiple_of(8) && width.is_multiple_of(8);
-    rows > 64 && whole && read.iter().all(|x| Map::can(&x.operand()))
+    let fits = rows > 64 && whole && read.iter().all(|x| Map::can(&x.operand()));
+    gpu.hopper_blocks().filter(|_| fits)
 }
 
 /// Blocks come in clusters of two, and so do tiles.
