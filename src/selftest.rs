@@ -6,9 +6,9 @@
 mod case;
 mod feed;
 mod gather;
+mod model;
 mod nccl;
 mod table;
-mod walk;
 
 use serde::Serialize;
 
@@ -19,9 +19,9 @@ use crate::progress::{Event, Progress};
 pub use case::{Case, Run, Values, Verdict, case, error, wide};
 pub use feed::check as feed;
 pub use gather::check as gather;
+pub use model::{Size, beside_cpu as model, in_pieces as graph};
 pub use nccl::check as nccl;
 pub use table::table;
-pub use walk::{Size, beside_cpu as model, in_pieces as graph};
 
 /// One line of the table.
 #[derive(Clone, Debug, Serialize)]

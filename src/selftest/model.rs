@@ -57,13 +57,13 @@ impl Size {
 }
 
 /// A model in training on made-up cells.
-struct Walk {
+struct Training {
     learner: Learner,
     examples: Examples,
 }
 
-impl Walk {
-    fn new(size: Size, steps: u64, gpu: Option<&Gpu>) -> Result<Walk> {
+impl Training {
+    fn new(size: Size, steps: u64, gpu: Option<&Gpu>) -> Result<Training> {
         let ([b, n, g], rng) = (size.batch(), Rng::new(11));
         let vocabulary = Vocabulary { cell_types: 3, perturbations: 5, batches: 2, features: None };
         // About a third of a cell's genes are zero, as in real cells.
@@ -73,7 +73,7 @@ impl Walk {
         let cells = Tensor::new(&[2 * b, n, g], (0..(2 * b * n * g) as u64).map(cell).collect());
         let effect = Tensor::new(&[b, g], (0..(b * g) as u64).map(|i| 0.05 * rng.at(2).normal(i)).collect());
         let ids: Vec<[u32; 3]> = (0..b as u32).map(|i| [i % 3, 1 + i % 4, i % 2]).collect();
-        Ok(Walk { learner, examples: Examples::new(cells, Some(effect), &ids) })
+        Ok(Training { learner, examples: Examples::new(cells, Some(effect), &ids) })
     }
 
     /// The loss of step k; leaves its gradients in the parameters.
@@ -140,7 +140,7 @@ fn relative(found: f32, truth: f32) -> f64 {
 /// Compares the device with the CPU: checks, each with its worst error.
 pub fn beside_cpu(gpu: &Gpu, size: Size, steps: u64) -> Result<Vec<Check>> {
     let bounds = Bounds::of(gpu.real());
-    let (mut host, mut device) = (Walk::new(size, steps, None)?, Walk::new(size, steps, Some(gpu))?);
+    let (mut host, mut device) = (Training::new(size, steps, None)?, Training::new(size, steps, Some(gpu))?);
     let check = |name: &str, output: String, error: f64, allowed: f64, rows: usize| Check {
         name: name.into(),
         real: gpu.real(),
@@ -169,11 +169,11 @@ pub fn beside_cpu(gpu: &Gpu, size: Size, steps: u64) -> Result<Vec<Check>> {
 
 /// Training op by op and in pieces must give the same bits. `second`: the same device, opened again for work as in training.
 pub fn in_pieces(gpu: &Gpu, second: &Gpu, size: Size, steps: u64) -> Result<Check> {
-    let mut once = Walk::new(size, steps, Some(gpu))?;
+    let mut once = Training::new(size, steps, Some(gpu))?;
     let losses = once.train(steps);
     // Another algorithm would round differently.
     second.adopt(&gpu.choices());
-    let mut again = Walk::new(size, steps, Some(second))?;
+    let mut again = Training::new(size, steps, Some(second))?;
     let pieces = again.train_in_pieces(steps)?;
     let bits = |x: &[f32]| x.iter().map(|x| x.to_bits()).collect::<Vec<u32>>();
     let same = bits(&losses) == bits(&pieces) && bits(again.weights().data()) == bits(once.weights().data());
