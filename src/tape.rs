@@ -38,7 +38,7 @@ mod var;
 
 pub use back::Gradients;
 pub use op::{Flops, Op};
-pub use sums::Sink;
+pub use sums::{Place, Sink};
 pub use var::Var;
 
 use var::TapeId;
@@ -166,8 +166,8 @@ impl Tape {
         x
     }
 
-    /// Where an op may itself write or add the gradient of `x`, and then return none: for a leaf that was given a place, and for
-    /// its windows.
+    /// Where an op may itself write or add the gradient of `x` ([`Sink::place`]), and then return none: for a leaf that was given a
+    /// place, and for its windows.
     pub fn sink(&self, x: Var) -> Option<Sink> {
         let node = self.nodes.get(self.place(x))?;
         match node.way_back {

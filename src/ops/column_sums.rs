@@ -74,13 +74,11 @@ pub fn total(parts: &Tensor) -> Tensor {
 
 /// The same as a gradient; `None` if it was written to its place.
 pub(crate) fn gradient_of(parts: &Tensor, sink: Option<&Sink>) -> Option<Tensor> {
-    match sink.and_then(Sink::open_unwritten) {
-        Some(place) => {
-            launch_total(&place, parts);
-            None
-        }
-        None => Some(total(parts)),
+    let y = Sink::place_once(sink, || total(parts));
+    if y.in_sink {
+        launch_total(&y.to, parts);
     }
+    y.gradient()
 }
 
 fn launch_parts(parts: &Tensor, x: &Tensor, height: usize, squared: bool) {

@@ -161,10 +161,10 @@ fn multiply(out: &Tensor, a: Side, b: Side, plus: Plus) {
 
 /// dw `[J, I]`, f32, from dy `[M, J]` and x `[M, I]`; `None` if it was written to its place.
 fn weights(gpu: &Gpu, dy: &Tensor, x: &Tensor, sink: Option<&Sink>) -> Option<Tensor> {
-    let fresh = || (Tensor::on(gpu, "matmul_swiglu dw", &[dy.width(), x.width()], Real::F32), false);
-    let (dw, more) = sink.map_or_else(fresh, Sink::open);
-    multiply(&dw, Side::Columns(dy), Side::Rows(x), Plus { more, ..Plus::default() });
-    sink.is_none().then_some(dw)
+    let new = || Tensor::on(gpu, "matmul_swiglu dw", &[dy.width(), x.width()], Real::F32);
+    let dw = Sink::place(sink, new);
+    multiply(&dw.to, Side::Columns(dy), Side::Rows(x), Plus { more: dw.more, ..Plus::default() });
+    dw.gradient()
 }
 
 /// The definition, in plain loops over f64.

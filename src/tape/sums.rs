@@ -31,25 +31,24 @@ impl Sink {
         Sink { part: self.part.part(at, shape), ..self.clone() }
     }
 
-    /// The numbers that an op is to write, and whether it adds to what is there.
-    pub fn open(&self) -> (Tensor, bool) {
-        let (part, more) = self.place();
-        self.moved.set(self.moved.get() + part.bytes() * if more { 2 } else { 1 });
-        (part, more)
+    /// Where an op writes the gradient of an input: in its sink, or in what `new` makes.
+    pub fn place(sink: Option<&Sink>, new: impl FnOnce() -> Tensor) -> Place {
+        Place::at(sink, new)
     }
 
-    /// The numbers, for an op that can write but not add: `None` once something was written there, and for a window of a larger
-    /// place.
-    pub fn open_unwritten(&self) -> Option<Tensor> {
-        (self.is_whole() && !self.written.get()).then(|| self.open().0)
+    /// The same for an op that can write but not add: in what `new` makes, too, once something was written to the sink, and for a
+    /// window of a larger one.
+    pub fn place_once(sink: Option<&Sink>, new: impl FnOnce() -> Tensor) -> Place {
+        Place::at(sink.filter(|sink| sink.is_whole() && !sink.written.get()), new)
     }
 
-    /// Bytes that were moved through [`Sink::open`] since the last call.
+    /// Bytes that ops have moved to their places since the last call.
     pub(super) fn take_moved(&self) -> u64 {
         self.moved.take()
     }
 
-    fn place(&self) -> (Tensor, bool) {
+    /// The numbers to write, and whether they are added to what is there.
+    fn open(&self) -> (Tensor, bool) {
         if !self.is_whole() && !self.written.get() {
             self.whole.zero();
         }
@@ -70,7 +69,7 @@ impl Sink {
     /// and is on its device.
     pub fn add(&self, dx: &Tensor) -> u64 {
         self.check(dx);
-        let (to, more) = self.place();
+        let (to, more) = self.open();
         let dx = &stored(dx, Real::F32);
         match more {
             true => launch_add(&to, &to, dx),
@@ -84,6 +83,31 @@ impl Sink {
         if !self.written.replace(true) {
             self.whole.zero();
         }
+    }
+}
+
+/// Where an op writes the gradient of an input.
+#[derive(Debug)]
+pub struct Place {
+    /// The numbers to write.
+    pub to: Tensor,
+    /// True if they are added to what is there.
+    pub more: bool,
+    /// True if they lie in the sink.
+    pub in_sink: bool,
+}
+
+impl Place {
+    fn at(sink: Option<&Sink>, new: impl FnOnce() -> Tensor) -> Place {
+        let Some(sink) = sink else { return Place { to: new(), more: false, in_sink: false } };
+        let (to, more) = sink.open();
+        sink.moved.set(sink.moved.get() + to.bytes() * if more { 2 } else { 1 });
+        Place { to, more, in_sink: true }
+    }
+
+    /// The gradient, for the tape to add up; `None` if it was written to its sink.
+    pub fn gradient(self) -> Option<Tensor> {
+        (!self.in_sink).then_some(self.to)
     }
 }
 

@@ -3,7 +3,7 @@
 use crate::gpu::{Gpu, Real};
 use crate::ops::column_sums::column_sums_to;
 use crate::ops::product::{Plus, Side, multiply};
-use crate::tape::Sink;
+use crate::tape::{Place, Sink};
 use crate::tensor::Tensor;
 
 /// y `[.., J]`.
@@ -36,16 +36,15 @@ pub fn backward_w(
     with_bias: bool,
     [sink, sink_of_bias]: [Option<&Sink>; 2],
 ) -> (Option<Tensor>, Option<Tensor>) {
-    let fresh = || (Tensor::on(gpu, "matmul dw", w.shape(), Real::F32), false);
-    let (dw, more) = sink.map_or_else(fresh, Sink::open);
+    let dw = Sink::place(sink, || Tensor::on(gpu, "matmul dw", w.shape(), Real::F32));
     // A product writes its sums and cannot add to them.
-    let place = sink_of_bias.and_then(Sink::open_unwritten);
-    let fresh_db = || Tensor::on(gpu, "matmul db", &[dy.width()], Real::F32);
-    let db = with_bias.then(|| place.clone().unwrap_or_else(fresh_db));
-    let plus = Plus { more, sums: db.as_ref(), ..Plus::default() };
-    let summed = multiply("matmul", &dw, Side::Columns(dy), Side::Rows(x), plus);
-    if let (false, Some(db)) = (summed, &db) {
-        column_sums_to(db, dy);
+    let new_db = || Tensor::on(gpu, "matmul db", &[dy.width()], Real::F32);
+    let db = with_bias.then(|| Sink::place_once(sink_of_bias, new_db));
+    let sums = db.as_ref().map(|db| &db.to);
+    let plus = Plus { more: dw.more, sums, ..Plus::default() };
+    let summed = multiply("matmul", &dw.to, Side::Columns(dy), Side::Rows(x), plus);
+    if let (false, Some(sums)) = (summed, sums) {
+        column_sums_to(sums, dy);
     }
-    (sink.is_none().then_some(dw), db.filter(|_| place.is_none()))
+    (dw.gradient(), db.and_then(Place::gradient))
 }

@@ -68,16 +68,16 @@ pub fn backward_w(
     sink: Option<&Sink>,
 ) -> Option<Tensor> {
     let [rows, genes, patches, patch, width] = z;
-    let place = sink.and_then(Sink::open_unwritten);
-    let dw = place.clone().unwrap_or_else(|| Tensor::on(gpu, "patch_embed dw", w.shape(), Real::F32));
-    agree("patch_embed", &[(x, x.shape())], &[(&dw, w.shape())]);
+    let place = Sink::place_once(sink, || Tensor::on(gpu, "patch_embed dw", w.shape(), Real::F32));
+    let dw = &place.to;
+    agree("patch_embed", &[(x, x.shape())], &[(dw, w.shape())]);
     if patches * patch > genes {
         dw.part(genes * width, &[(patches * patch - genes) * width]).zero();
     }
     cut(z, |batch, taken, p| {
-        let product = Product::new(of_w(&dw, z, p), of_x(x, z, p).t(), of_y(dy, z, p), [taken, width, rows]);
+        let product = Product::new(of_w(dw, z, p), of_x(x, z, p).t(), of_y(dy, z, p), [taken, width, rows]);
         // SAFETY: as in `forward`; dw is fresh, or the place of w's gradient, which has the shape of w and which nobody reads now.
         unsafe { gpu.product(&Product { batch, ..product }) };
     });
-    place.is_none().then_some(dw)
+    place.gradient()
 }
