@@ -356,6 +356,27 @@ pub struct Due {
     pub checkpoint: bool,
 }
 
+/// How the flow's answer is compared with its target: what its loss takes of [`FlowConfig`], whose fields these are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Variant {
+    /// What the head predicts.
+    pub prediction: Space,
+    /// Where the error is measured.
+    pub loss: Space,
+    /// How the two are converted into each other.
+    pub conversion: Conversion,
+    /// Whether gradient flows through the target.
+    pub target_gradient: bool,
+}
+
+impl FlowConfig {
+    /// How its answer is compared with its target.
+    pub fn variant(&self) -> Variant {
+        let FlowConfig { prediction, loss, conversion, target_gradient, .. } = *self;
+        Variant { prediction, loss, conversion, target_gradient }
+    }
+}
+
 impl TrainConfig {
     /// What is due once `done` steps are done. The last step is logged, saved and, unless that is turned off, validated.
     pub fn due(&self, done: u64) -> Due {

@@ -64,8 +64,6 @@ pub struct Draws {
     pub times: Vec<f32>,
     /// Noise and mask of the start.
     pub start: Rng,
-    /// Number of the first set within the step.
-    pub first: usize,
 }
 
 impl Draws {
@@ -74,8 +72,8 @@ impl Draws {
     pub fn at(seed: u64, step: u64, sets: Range<usize>, t_zero: f32) -> Draws {
         let rng = Rng::new(seed).at(stream::FLOW).at(step);
         let time = |b: u64| if rng.at(1).uniform(b) < t_zero { 0.0 } else { rng.at(0).uniform(b) };
-        let times = sets.clone().map(|set| time(set as u64)).collect();
-        Draws { times, start: rng.at(2), first: sets.start }
+        let times = sets.map(|set| time(set as u64)).collect();
+        Draws { times, start: rng.at(2) }
     }
 }
 
@@ -104,11 +102,12 @@ impl Model {
 
         let from = self.moved(t, p, x0, examples.effect.as_ref()).unwrap_or(z0);
         let size = t.value(from).len() / b;
-        let streams: Vec<_> = (0..b).map(|set| (draws.start, ((draws.first + set) * size) as u64)).collect();
+        let streams: Vec<_> =
+            (0..b).map(|set| (draws.start, ((examples.first + set) * size) as u64)).collect();
         let zs = t.flow_start(from, config.flow.start, config.flow.mask, &streams);
         let zt = t.flow_path(zs, z1, &draws.times);
         let answer = t.scope("flow", |t| self.flow.forward(t, p, zt, &draws.times, &examples.tokens));
-        let variant = config.flow;
+        let variant = config.flow.variant();
         let flow = t.flow_loss(answer, zs, z1, zt, &draws.times, variant);
         parts.push(part("flow", flow, weights.w_flow));
 

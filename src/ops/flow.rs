@@ -18,7 +18,7 @@
 //!   bound by   memory: the loss moves at most 4 numbers per element forward, 7 backward
 //! ```
 
-use crate::config::{Conversion, FlowConfig, Space, Start};
+use crate::config::{Conversion, Space, Start, Variant};
 use crate::gpu::{Buffer, Real};
 use crate::ops::blocks;
 use crate::rng::Rng;
@@ -60,15 +60,7 @@ impl Tape {
     }
 
     /// Mean squared error of the answer y in the space of the loss: y, zs, z1, zt `[B, N, D]`, one time per set, to `[1]`.
-    pub fn flow_loss(
-        &mut self,
-        y: Var,
-        zs: Var,
-        z1: Var,
-        zt: Var,
-        times: &[f32],
-        variant: FlowConfig,
-    ) -> Var {
+    pub fn flow_loss(&mut self, y: Var, zs: Var, z1: Var, zt: Var, times: &[f32], variant: Variant) -> Var {
         let anchor = if variant.conversion == Conversion::Jit { zt } else { zs };
         let inputs = [y, anchor, z1];
         let factors = Factors::of(times, variant);
@@ -97,7 +89,7 @@ impl Tape {
     }
 
     /// The endpoint implied by the answer y: y, zs, zt `[B, N, D]`, one time per set, to `[B, N, D]`.
-    pub fn flow_endpoint(&mut self, y: Var, zs: Var, zt: Var, times: &[f32], variant: FlowConfig) -> Var {
+    pub fn flow_endpoint(&mut self, y: Var, zs: Var, zt: Var, times: &[f32], variant: Variant) -> Var {
         if variant.prediction == Space::X {
             return y;
         }
@@ -210,7 +202,7 @@ struct Factors {
 }
 
 impl Factors {
-    fn of(times: &[f32], variant: FlowConfig) -> Factors {
+    fn of(times: &[f32], variant: Variant) -> Factors {
         let c: Vec<f32> = times.iter().map(|&t| speed(t, variant.conversion)).collect();
         let each = |f: fn(f32) -> f32| c.iter().map(|&c| f(c)).collect::<Vec<f32>>();
         let (zero, one) = (each(|_| 0.0), each(|_| 1.0));
@@ -265,7 +257,7 @@ fn mean_square(x: &[f32]) -> f32 {
 
 /// The definition, in plain f64.
 pub mod reference {
-    use crate::config::{Conversion, FlowConfig, Space};
+    use crate::config::{Conversion, Space, Variant};
 
     /// One element's answer and target side, in the order of the formulas above.
     #[derive(Clone, Copy, Debug)]
@@ -291,7 +283,7 @@ pub mod reference {
     }
 
     /// The endpoint implied by the answer.
-    pub fn endpoint(p: Point, variant: FlowConfig) -> f64 {
+    pub fn endpoint(p: Point, variant: Variant) -> f64 {
         match (variant.prediction, variant.conversion) {
             (Space::X, _) => p.y,
             (Space::V, Conversion::Displacement) => p.zs + p.y,
@@ -300,7 +292,7 @@ pub mod reference {
     }
 
     /// Answer less target. The target is taken from `fixed`, which equals `p` unless the gradient is to stop at the target.
-    pub fn error(p: Point, fixed: Point, variant: FlowConfig) -> f64 {
+    pub fn error(p: Point, fixed: Point, variant: Variant) -> f64 {
         match (variant.prediction, variant.loss) {
             (_, Space::X) => endpoint(p, variant) - fixed.z1,
             (Space::X, Space::V) => {

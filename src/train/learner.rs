@@ -62,13 +62,13 @@ pub struct Computed {
 /// out.
 pub(crate) fn check_memory(
     config: &Config,
-    sizes: &Vocabulary,
+    vocabulary: &Vocabulary,
     genes: usize,
     [ranks, sets]: [usize; 2],
     on_gpu: bool,
 ) -> Result<()> {
     let zeros = vec![0.0; genes];
-    let (_, table) = Model::new(config, sizes, Statistics { mean: zeros.clone(), std: zeros });
+    let (_, table) = Model::new(config, vocabulary, Statistics { mean: zeros.clone(), std: zeros });
     // A checkpoint's copy is that of weights, average and two moments; a CPU's rank holds gradients, too.
     let copies = 4 + ranks as u64 * if on_gpu { 1 } else { 5 };
     let weights = (table.len() as u64).saturating_mul(4 * copies);
@@ -122,12 +122,12 @@ impl Learner {
     /// If the two statistics have different lengths.
     pub fn new(
         config: &Config,
-        sizes: &Vocabulary,
+        vocabulary: &Vocabulary,
         statistics: Statistics,
         gpu: Option<&Gpu>,
     ) -> Result<Learner> {
         config.validate()?;
-        Ok(Learner::of_ranks(config, sizes, statistics, gpu, &Ranks::alone(), InitialWeights::Drawn))
+        Ok(Learner::of_ranks(config, vocabulary, statistics, gpu, &Ranks::alone(), InitialWeights::Drawn))
     }
 
     /// As [`Learner::new`], for one of several ranks, which share the optimizer if the config says so, and from any weights.
@@ -136,13 +136,13 @@ impl Learner {
     /// As [`Model::new`]; if given weights are not the model's.
     pub(crate) fn of_ranks(
         config: &Config,
-        sizes: &Vocabulary,
+        vocabulary: &Vocabulary,
         statistics: Statistics,
         gpu: Option<&Gpu>,
         ranks: &Ranks,
         weights: InitialWeights,
     ) -> Learner {
-        let (mut model, mut table) = Model::new(config, sizes, statistics);
+        let (mut model, mut table) = Model::new(config, vocabulary, statistics);
         let share = match config.optim.shard {
             true => table.share(ranks.rank(), ranks.count()),
             false => Share::whole(table.len()),
@@ -377,12 +377,12 @@ mod tests {
 
     #[test]
     fn what_grows_with_the_square_of_a_set_is_counted() {
-        let sizes = Vocabulary { cell_types: 1, perturbations: 2, batches: 1, features: None };
+        let vocabulary = Vocabulary { cell_types: 1, perturbations: 2, batches: 1, features: None };
         let check = |cells: usize| {
             let mut config = Config::new("tiny", "default").expect("a preset");
             (config.data.cells, config.encoder.kind) = (cells, EncoderKind::Mlp);
             (config.flow.width, config.flow.ffn) = (8, 8);
-            check_memory(&config, &sizes, 20, [1, 1], false)
+            check_memory(&config, &vocabulary, 20, [1, 1], false)
         };
         assert!(check(32).is_ok());
         // Distances alone: 17.6 TB, all else about 1 GB.

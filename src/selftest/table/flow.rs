@@ -1,6 +1,6 @@
 //! Rows of the flow: every variant of its loss and of its endpoint.
 
-use crate::config::{Conversion, FlowConfig, Space};
+use crate::config::{Conversion, Space, Variant};
 use crate::ops::flow;
 use crate::ops::flow::reference::Point;
 use crate::selftest::case::{Case, Values, case};
@@ -14,8 +14,7 @@ pub fn rows() -> Vec<Case> {
         for conversion in [Conversion::Displacement, Conversion::Jit] {
             for loss in [Space::X, Space::V] {
                 for target_gradient in [false, true] {
-                    let variant =
-                        FlowConfig { prediction, loss, conversion, target_gradient, ..FlowConfig::default() };
+                    let variant = Variant { prediction, loss, conversion, target_gradient };
                     rows.push(flow_loss(variant));
                     rows.push(endpoint(variant));
                 }
@@ -51,7 +50,7 @@ impl RoundOff for f64 {
     }
 }
 
-fn flow_loss(variant: FlowConfig) -> Case {
+fn flow_loss(variant: Variant) -> Case {
     let shape: &[usize] = &[3, 33, 97];
     let error = move |x: &[Vec<f64>], fixed: &[Vec<f64>], i: usize| {
         let target = if variant.target_gradient { point(x, i) } else { point(fixed, i) };
@@ -81,7 +80,7 @@ fn flow_loss(variant: FlowConfig) -> Case {
         )
 }
 
-fn endpoint(variant: FlowConfig) -> Case {
+fn endpoint(variant: Variant) -> Case {
     let shape: &[usize] = &[3, 33, 97];
     case("flow endpoint", &[shape; 4], move |t, v| t.flow_endpoint(v[0], v[1], v[3], &TIMES, variant))
         .judged_by(
