@@ -267,12 +267,6 @@ impl Ranks {
     }
 }
 
-/// A rank's part of `len` numbers.
-fn part(len: usize, rank: usize, ranks: usize) -> Range<usize> {
-    assert!(len.is_multiple_of(ranks), "collective: {len} numbers for {ranks} ranks");
-    rank * (len / ranks)..(rank + 1) * (len / ranks)
-}
-
 /// The error of a rank that stops because another has failed.
 fn stopped(rank: usize, why: &str) -> Error {
     Error::Rank(format!("rank {rank} stopped, so this one stops too: {why}"))

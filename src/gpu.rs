@@ -10,8 +10,6 @@ use std::fmt;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
-use serde::Serialize;
-
 use crate::error::{Error, Result};
 use crate::lock::lock;
 use crate::trace;
@@ -36,6 +34,7 @@ mod plans;
 mod post;
 mod probe;
 pub mod product;
+mod real;
 mod routes;
 mod stamp;
 
@@ -45,10 +44,12 @@ pub use held::Peak;
 pub use hopper::Map;
 pub(crate) use launch::args;
 pub use launch::{Arg, Grid, PROCESSORS};
+pub(crate) use nccl::part_of;
 pub use nccl::{NCCL_ID, Nccl, end_process, keep_nccl_buffers_private};
 pub use pinned::Pinned;
 pub use post::Post;
 pub use product::{Operand, Product};
+pub use real::{PACK, Real};
 pub use routes::Route;
 pub use stamp::{Ran, Stamp, Took};
 
@@ -56,37 +57,6 @@ use arena::Arena;
 use driver::{Driver, Mark};
 use failure::or_stop;
 pub(crate) use failure::stop;
-
-/// How activations, and the copy of the weights that products read, are stored. Sums are always f32.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Real {
-    /// 2 bytes: 8 bits of exponent, 8 of precision.
-    Bf16,
-    /// 4 bytes, as on the CPU: for checks.
-    F32,
-}
-
-impl Real {
-    /// Bytes per number.
-    pub fn bytes(self) -> usize {
-        match self {
-            Real::F32 => 4,
-            Real::Bf16 => 2,
-        }
-    }
-
-    /// As options and compiled kernel files have it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Real::F32 => "f32",
-            Real::Bf16 => "bf16",
-        }
-    }
-}
-
-/// Numbers in 16 bytes of the narrowest storage: an offset at a multiple of it is aligned for the widest loads of any storage.
-pub const PACK: usize = 8;
 
 /// A device, its stream and its kernels; clones share them. If the device fails or has no room, its caller unwinds: do all work on
 /// a device, that of tapes and models too, inside [`guard`], which turns the failure into an error.

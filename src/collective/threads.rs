@@ -2,8 +2,9 @@
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 
-use super::{Collective, part, stopped};
+use super::{Collective, stopped};
 use crate::error::Result;
+use crate::gpu::part_of;
 use crate::lock::{lock, wait};
 
 /// One thread's seat at the table where all ranks lay down what they have.
@@ -84,13 +85,13 @@ impl Collective for Threads {
 
     fn sum_part(&self, numbers: &mut [f32]) -> Result<()> {
         let sum = self.round(numbers.to_vec(), add)?;
-        let own = part(numbers.len(), self.rank, self.ranks());
+        let own = part_of(numbers.len(), self.rank, self.ranks());
         numbers[own.clone()].copy_from_slice(&sum[own]);
         Ok(())
     }
 
     fn gather(&self, numbers: &mut [f32]) -> Result<()> {
-        let own = numbers[part(numbers.len(), self.rank, self.ranks())].to_vec();
+        let own = numbers[part_of(numbers.len(), self.rank, self.ranks())].to_vec();
         let all = self.round(own, |laid| laid.concat())?;
         numbers.copy_from_slice(&all);
         Ok(())

@@ -10,8 +10,9 @@ use std::sync::{Mutex, MutexGuard};
 
 use super::link::{END, LONGEST, Link, has_ended, is_unanswered, watch};
 use super::meet::{call, receive};
-use super::{Collective, Launch, part};
+use super::{Collective, Launch};
 use crate::error::{Error, Result};
+use crate::gpu::part_of;
 use crate::lock::lock;
 use crate::progress::Progress;
 
@@ -77,10 +78,10 @@ impl Collective for Wire {
         if self.rank > 0 {
             let link = &mut links[0];
             link.send(numbers)?;
-            return link.receive(&mut numbers[part(len, self.rank, self.ranks)]);
+            return link.receive(&mut numbers[part_of(len, self.rank, self.ranks)]);
         }
         add(&mut links, numbers)?;
-        links.iter_mut().try_for_each(|link| link.send(&numbers[part(len, link.rank, self.ranks)]))
+        links.iter_mut().try_for_each(|link| link.send(&numbers[part_of(len, link.rank, self.ranks)]))
     }
 
     fn gather(&self, numbers: &mut [f32]) -> Result<()> {
@@ -88,10 +89,12 @@ impl Collective for Wire {
         let len = numbers.len();
         if self.rank > 0 {
             let link = &mut links[0];
-            link.send(&numbers[part(len, self.rank, self.ranks)])?;
+            link.send(&numbers[part_of(len, self.rank, self.ranks)])?;
             return link.receive(numbers);
         }
-        links.iter_mut().try_for_each(|link| link.receive(&mut numbers[part(len, link.rank, self.ranks)]))?;
+        links
+            .iter_mut()
+            .try_for_each(|link| link.receive(&mut numbers[part_of(len, link.rank, self.ranks)]))?;
         links.iter_mut().try_for_each(|link| link.send(numbers))
     }
 

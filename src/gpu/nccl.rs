@@ -2,6 +2,7 @@
 
 use std::env;
 use std::ffi::{c_int, c_void};
+use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use cudarc::driver::CudaStream;
@@ -159,9 +160,8 @@ impl Nccl {
 
     /// Where this rank's part of `count` numbers begins, and how many it has.
     fn part(&self, at: u64, count: usize, real: Real) -> (*mut c_void, usize) {
-        assert!(count.is_multiple_of(self.ranks), "nccl: {count} numbers for {} ranks", self.ranks);
-        let part = count / self.ranks;
-        ((at + (self.rank * part * real.bytes()) as u64) as *mut c_void, part)
+        let part = part_of(count, self.rank, self.ranks);
+        ((at + (part.start * real.bytes()) as u64) as *mut c_void, part.len())
     }
 
     /// Queues a call on the stream beside the device's, after the device's work so far.
@@ -220,6 +220,12 @@ impl Drop for Nccl {
         // read from the device, or are not wanted.
         self.abort();
     }
+}
+
+/// A rank's part of `len` numbers: one of as many equal parts, in order, as there are ranks.
+pub(crate) fn part_of(len: usize, rank: usize, ranks: usize) -> Range<usize> {
+    assert!(len.is_multiple_of(ranks), "ranks: {len} numbers for {ranks} of them");
+    rank * (len / ranks)..(rank + 1) * (len / ranks)
 }
 
 fn kind(real: Real) -> sys::ncclDataType_t {

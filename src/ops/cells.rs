@@ -62,7 +62,7 @@ fn shifted(x: &Tensor, effect: &Tensor) -> Tensor {
 
 /// Cells along x; along y one thread per 16 bytes of a cell.
 fn grid(x: &Tensor) -> Grid {
-    Grid::plane(x.rows(), (x.width() * x.real().bytes()).div_ceil(16 * 256), 256)
+    Grid::plane(x.rows(), x.width().div_ceil(256 * x.real().pack()), 256)
 }
 
 fn launch_standardize(y: &Tensor, x: &Tensor, mean: &Tensor, scale: &Tensor) {

@@ -17,7 +17,7 @@ pub const BLOCKS: usize = 2 * PROCESSORS;
 
 /// Blocks across a row of x, stored as activations are, if each takes `COLUMNS` (columns.cuh) of it.
 pub fn groups(x: &Tensor) -> usize {
-    x.width().div_ceil(32 * 16 / x.real().bytes())
+    x.width().div_ceil(32 * x.real().pack())
 }
 
 /// y `[J]` from x `[.., J]`.

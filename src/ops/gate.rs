@@ -27,7 +27,7 @@ impl Cut {
 
     /// Numbers that a thread of the device moves at once: 16 bytes if all parts are multiples of that, else one.
     fn pack(&self, x: &Tensor) -> usize {
-        let pack = 16 / x.real().bytes();
+        let pack = x.real().pack();
         let whole = [self.first, self.beside, self.width].iter().all(|n| n.is_multiple_of(pack));
         if whole { pack } else { 1 }
     }

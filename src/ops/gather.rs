@@ -78,9 +78,9 @@ pub fn gather(cells: &Cells, spans: &Buffer, rows: usize, genes: usize, scaling:
 }
 
 fn launch(y: &Tensor, cells: &Cells, spans: &Buffer, [rows, genes]: [usize; 2], scaling: Scaling) {
-    let (tile, bytes) = (genes.min(TILE), y.real().bytes());
+    let (tile, bytes, pack) = (genes.min(TILE), y.real().bytes(), y.real().pack());
     // A row may begin at any number within a pack of 16 bytes, as its place in y does.
-    let room = (tile + 16 / bytes - 1).next_multiple_of(16 / bytes);
+    let room = (tile + pack - 1).next_multiple_of(pack);
     let warps = (SHARED / (room * bytes)).clamp(1, 8);
     let grid = Grid::new(rows.div_ceil(warps), 32 * warps as u32).with_shared(warps * room * bytes);
     let values = Arg::from(cells.values);

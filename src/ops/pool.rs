@@ -111,5 +111,5 @@ fn launch_add(y: &Tensor, x: &Tensor, s: &Tensor, [sets, rows, width]: [usize; 3
 /// One thread per 16 bytes of a set of `[B, N, D]`.
 fn by_packs(x: &Tensor) -> Grid {
     let [sets, rows, width] = x.dims("pool");
-    Grid::of_sets(sets, (rows * width * x.real().bytes()).div_ceil(16 * 256), 256)
+    Grid::of_sets(sets, (rows * width).div_ceil(256 * x.real().pack()), 256)
 }

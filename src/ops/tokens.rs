@@ -129,7 +129,7 @@ type Rows<'a> = (&'a Tensor, usize, usize);
 fn launch_copy((y, y_from, y_step): Rows, (x, x_from, x_step): Rows, [rows, width]: [usize; 2]) {
     let (y, x) = (y.part(y_from, &[y.len() - y_from]), x.part(x_from, &[x.len() - x_from]));
     let args = args![&y, &x, width, y_step as u64, x_step as u64];
-    let grid = Grid::plane(rows, (width * y.real().bytes()).div_ceil(16 * 256), 256);
+    let grid = Grid::plane(rows, width.div_ceil(256 * y.real().pack()), 256);
     // SAFETY: the callers' rows are inside their tensors, which are in the device's storage.
     unsafe { y.device().launch("tokens", "tokens_copy", grid, &args) };
 }

@@ -11,7 +11,7 @@ use std::iter::once;
 use std::ops::Range;
 
 use super::Entry;
-use crate::gpu::PACK;
+use crate::gpu::{PACK, part_of};
 
 /// Numbers at which a piece is full, 16 MiB of bf16: long enough for a network's full rate, short enough that little is left to
 /// send when the last gradient is there.
@@ -78,9 +78,8 @@ impl Share {
 
     /// This rank's part of a piece.
     pub fn part(&self, piece: &Range<usize>) -> Range<usize> {
-        let len = piece.len() / self.ranks;
-        let start = piece.start + self.rank * len;
-        start..start + len
+        let own = part_of(piece.len(), self.rank, self.ranks);
+        piece.start + own.start..piece.start + own.end
     }
 
     /// This rank's part of every piece.
