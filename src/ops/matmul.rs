@@ -174,10 +174,10 @@ fn weights(dy: &Tensor, x: &Tensor, w: &Tensor) -> Tensor {
 pub mod reference {
     /// y `[M, J]`.
     pub fn forward(
+        residual: Option<&[f64]>,
         x: &[f64],
         w: &[f64],
         bias: Option<&[f64]>,
-        residual: Option<&[f64]>,
         inputs: usize,
     ) -> Vec<f64> {
         let outputs = w.len() / inputs;

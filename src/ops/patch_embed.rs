@@ -47,19 +47,30 @@ impl Tape {
 /// Cells that one thread takes at a time.
 const ROWS: usize = 128;
 
-/// M, G, P, S, E.
-fn sizes(x: &Tensor, w: &Tensor) -> [usize; 5] {
-    let ([rows, genes], [patches, patch, width]) = (x.dims("patch_embed"), w.dims("patch_embed"));
-    assert!(genes.div_ceil(patch) == patches, "patch_embed: x {:?}, w {:?}", x.shape(), w.shape());
-    [rows, genes, patches, patch, width]
+/// M, G, P, S, E of one call.
+#[derive(Clone, Copy)]
+struct Sizes {
+    rows: usize,
+    genes: usize,
+    patches: usize,
+    patch: usize,
+    width: usize,
+}
+
+impl Sizes {
+    fn of(x: &Tensor, w: &Tensor) -> Sizes {
+        let ([rows, genes], [patches, patch, width]) = (x.dims("patch_embed"), w.dims("patch_embed"));
+        assert!(genes.div_ceil(patch) == patches, "patch_embed: x {:?}, w {:?}", x.shape(), w.shape());
+        Sizes { rows, genes, patches, patch, width }
+    }
 }
 
 /// y `[M, P, E]`.
 pub fn forward(x: &Tensor, w: &Tensor, e: &Tensor) -> Tensor {
-    let [rows, genes, patches, patch, width] = sizes(x, w);
+    let z @ Sizes { rows, genes, patches, patch, width } = Sizes::of(x, w);
     let reals = [(x, x.shape()), (w, w.shape()), (e, &[patches, width])];
     if let Some(gpu) = agree("patch_embed", &reals, &[]) {
-        return device::forward(gpu, x, w, e, sizes(x, w));
+        return device::forward(gpu, x, w, e, z);
     }
     let y = blocks::make(rows * patches * width, ROWS * patches * width, |i, block| {
         let rows = block.len() / (patches * width);
@@ -77,10 +88,10 @@ pub fn forward(x: &Tensor, w: &Tensor, e: &Tensor) -> Tensor {
 
 /// dx `[M, G]`.
 pub fn backward_x(dy: &Tensor, x: &Tensor, w: &Tensor) -> Tensor {
-    let [rows, genes, patches, patch, width] = sizes(x, w);
+    let z @ Sizes { rows, genes, patches, patch, width } = Sizes::of(x, w);
     let reals = [(dy, &[rows, patches, width][..]), (x, x.shape()), (w, w.shape())];
     if let Some(gpu) = agree("patch_embed", &reals, &[]) {
-        return device::backward_x(gpu, dy, x, w, sizes(x, w));
+        return device::backward_x(gpu, dy, x, w, z);
     }
     let dx = blocks::make(x.len(), ROWS * genes, |i, block| {
         let rows = block.len() / genes;
@@ -98,10 +109,10 @@ pub fn backward_x(dy: &Tensor, x: &Tensor, w: &Tensor) -> Tensor {
 
 /// dw `[P, S, E]`; on a device it is written to its place, if it has one.
 pub fn backward_w(dy: &Tensor, x: &Tensor, w: &Tensor, sink: Option<&Sink>) -> Option<Tensor> {
-    let [rows, genes, patches, patch, width] = sizes(x, w);
+    let z @ Sizes { rows, genes, patches, patch, width } = Sizes::of(x, w);
     let reals = [(dy, &[rows, patches, width][..]), (x, x.shape()), (w, w.shape())];
     if let Some(gpu) = agree("patch_embed", &reals, &[]) {
-        return device::backward_w(gpu, dy, x, w, sizes(x, w), sink);
+        return device::backward_w(gpu, dy, x, w, z, sink);
     }
     let dw = blocks::make(w.len(), patch * width, |p, block| {
         if rows == 0 {
@@ -117,11 +128,8 @@ pub fn backward_w(dy: &Tensor, x: &Tensor, w: &Tensor, sink: Option<&Sink>) -> O
 
 /// The definition, in plain loops over f64.
 pub mod reference {
-    /// G, S, E of one call.
-    pub type Sizes = [usize; 3];
-
-    /// y `[M, P, E]`.
-    pub fn forward(x: &[f64], w: &[f64], e: &[f64], [genes, patch, width]: Sizes) -> Vec<f64> {
+    /// y `[M, P, E]`. Sizes are G, S, E.
+    pub fn forward(x: &[f64], w: &[f64], e: &[f64], [genes, patch, width]: [usize; 3]) -> Vec<f64> {
         let mut y = Vec::new();
         for x in x.chunks(genes) {
             for (at, e) in e.iter().enumerate() {
@@ -134,8 +142,8 @@ pub mod reference {
     }
 
     /// dx, dw, de.
-    pub fn backward(dy: &[f64], x: &[f64], w: &[f64], e: &[f64], z: Sizes) -> [Vec<f64>; 3] {
-        let [genes, patch, width] = z;
+    pub fn backward(dy: &[f64], x: &[f64], w: &[f64], e: &[f64], sizes: [usize; 3]) -> [Vec<f64>; 3] {
+        let [genes, patch, width] = sizes;
         let (mut dx, mut dw, mut de) = (vec![0.0; x.len()], vec![0.0; w.len()], vec![0.0; e.len()]);
         for (m, dy) in dy.chunks(e.len()).enumerate() {
             for (at, d) in dy.iter().enumerate() {

@@ -29,24 +29,51 @@ impl Tape {
 }
 
 /// B, T, H, K of one call.
-fn sizes(kv: &Tensor, heads: usize) -> [usize; 4] {
-    let [sets, tokens, packed] = kv.dims("seed_attention");
-    let fits = tokens > 0 && packed > 0 && heads > 0 && packed.is_multiple_of(2 * heads);
-    assert!(fits, "seed_attention: kv {:?}, {heads} heads", kv.shape());
-    [sets, tokens, heads, packed / 2 / heads]
+#[derive(Clone, Copy)]
+struct Sizes {
+    sets: usize,
+    tokens: usize,
+    heads: usize,
+    width: usize,
+}
+
+impl Sizes {
+    fn of(kv: &Tensor, heads: usize) -> Sizes {
+        let [sets, tokens, packed] = kv.dims("seed_attention");
+        let fits = tokens > 0 && packed > 0 && heads > 0 && packed.is_multiple_of(2 * heads);
+        assert!(fits, "seed_attention: kv {:?}, {heads} heads", kv.shape());
+        Sizes { sets, tokens, heads, width: packed / 2 / heads }
+    }
+
+    /// HK.
+    fn out(self) -> usize {
+        self.heads * self.width
+    }
+
+    /// What scores are multiplied by.
+    fn scale(self) -> f32 {
+        1.0 / (self.width as f32).sqrt()
+    }
+
+    /// Lanes that share a head: one per pack of its columns, rounded up to a power of two, at most a warp.
+    fn lanes(self, real: Real) -> usize {
+        let (width, pack) = (self.width, real.pack());
+        let packs = if width.is_multiple_of(pack) { width / pack } else { width };
+        packs.next_power_of_two().min(32)
+    }
 }
 
 /// y `[B, HK]` and p `[B, H, T]`, f32.
 pub fn forward(q: &Tensor, kv: &Tensor, heads: usize) -> (Tensor, Tensor) {
-    let [sets, tokens, _, width] = sizes(kv, heads);
-    let (out, packed) = (heads * width, kv.width());
+    let z @ Sizes { sets, tokens, width, .. } = Sizes::of(kv, heads);
+    let (out, packed) = (z.out(), kv.width());
     if let Some(gpu) = agree("seed_attention", &[(kv, kv.shape()), (q, &[out])], &[]) {
         let y = Tensor::on(gpu, "seed_attention y", &[sets, out], kv.real());
         let p = Tensor::on(gpu, "seed_attention p", &[sets, heads, tokens], Real::F32);
-        launch_forward(&y, &p, q, kv, [sets, tokens, heads, width]);
+        launch_forward(&y, &p, q, kv, z);
         return (y, p);
     }
-    let scale = 1.0 / (width as f32).sqrt();
+    let scale = z.scale();
     let group = blocks::rows(tokens * packed);
     let (y, p) = blocks::make_fold(sets * out, group * out, |i, block| {
         let mut p = vec![0.0; block.len() / width * tokens];
@@ -78,20 +105,20 @@ fn softmax(row: &mut [f32]) {
 
 /// dq `[HK]`, f32, and dkv `[B, T, 2HK]`.
 pub fn backward(dy: &Tensor, q: &Tensor, kv: &Tensor, heads: usize, p: &Tensor) -> (Tensor, Tensor) {
-    let [sets, tokens, _, width] = sizes(kv, heads);
-    let (out, packed) = (heads * width, kv.width());
+    let z @ Sizes { sets, tokens, width, .. } = Sizes::of(kv, heads);
+    let (out, packed) = (z.out(), kv.width());
     let reals = [(dy, &[sets, out][..]), (q, &[out]), (kv, kv.shape())];
     if let Some(gpu) = agree("seed_attention", &reals, &[(p, &[sets, heads, tokens])]) {
         let dkv = kv.like("seed_attention dkv");
         let ds = Tensor::on(gpu, "seed_attention ds", p.shape(), Real::F32);
-        let slots = slots(sets, heads * lanes(width, kv.real()));
+        let slots = slots(sets, heads * z.lanes(kv.real()));
         let partial = Tensor::on(gpu, "seed_attention dq of slots", &[slots, out], Real::F32);
-        launch_backward([&dkv, &partial, &ds], dy, q, kv, p, [sets, tokens, heads, width]);
+        launch_backward([&dkv, &partial, &ds], dy, q, kv, p, z);
         let dq = Tensor::on(gpu, "seed_attention dq", q.shape(), Real::F32);
         launch_query(&dq, &partial);
         return (dq, dkv);
     }
-    let scale = 1.0 / (width as f32).sqrt();
+    let scale = z.scale();
     let size = blocks::rows(tokens * packed) * tokens * packed;
     let (dkv, parts) = blocks::make_fold(kv.len(), size, |i, block| {
         let first = i * size / (tokens * packed);
@@ -122,13 +149,6 @@ pub fn backward(dy: &Tensor, q: &Tensor, kv: &Tensor, heads: usize, p: &Tensor) 
     (Tensor::new(q.shape(), blocks::sum(&parts, out)), Tensor::new(kv.shape(), dkv))
 }
 
-/// Lanes that share a head: one per pack of its columns, rounded up to a power of two, at most a warp.
-fn lanes(width: usize, real: Real) -> usize {
-    let pack = 16 / real.bytes();
-    let packs = if width.is_multiple_of(pack) { width / pack } else { width };
-    packs.next_power_of_two().min(32)
-}
-
 /// Groups among which the sets are dealt out, if a set takes `lanes` lanes. Only sizes decide, so that every device sums dq in the
 /// same order.
 fn slots(sets: usize, lanes: usize) -> usize {
@@ -138,10 +158,10 @@ fn slots(sets: usize, lanes: usize) -> usize {
     sets.div_ceil(rounds)
 }
 
-fn launch_forward(y: &Tensor, p: &Tensor, q: &Tensor, kv: &Tensor, [sets, tokens, heads, width]: [usize; 4]) {
-    let (lanes, scale) = (lanes(width, kv.real()), 1.0 / (width as f32).sqrt());
-    let args = args![y, p, q, kv, sets, tokens, heads, width, lanes, scale];
-    let grid = Grid::elements(sets * heads * lanes);
+fn launch_forward(y: &Tensor, p: &Tensor, q: &Tensor, kv: &Tensor, z: Sizes) {
+    let lanes = z.lanes(kv.real());
+    let args = args![y, p, q, kv, z.sets, z.tokens, z.heads, z.width, lanes, z.scale()];
+    let grid = Grid::elements(z.sets * z.heads * lanes);
     // SAFETY: kv is [sets, tokens, 2 heads width], q was found to have its columns; y and p were made for them.
     unsafe { y.device().launch("seed_attention", "seed_attention_forward", grid, &args) };
 }
@@ -152,11 +172,10 @@ fn launch_backward(
     q: &Tensor,
     kv: &Tensor,
     p: &Tensor,
-    [sets, tokens, heads, width]: [usize; 4],
+    z: Sizes,
 ) {
-    let (lanes, slots) = (lanes(width, kv.real()), partial.shape()[0]);
-    let scale = 1.0 / (width as f32).sqrt();
-    let args = args![dkv, partial, ds, dy, q, kv, p, sets, tokens, heads, width, lanes, slots, scale];
+    let (Sizes { sets, tokens, heads, width }, lanes, slots) = (z, z.lanes(kv.real()), partial.rows());
+    let args = args![dkv, partial, ds, dy, q, kv, p, sets, tokens, heads, width, lanes, slots, z.scale()];
     let grid = Grid::elements(slots * heads * lanes);
     // SAFETY: dkv was made like kv, ds like p, partial for `slots` rows of q's columns; dy, q and p were found to have the shapes
     // that they have for this kv.

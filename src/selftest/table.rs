@@ -123,14 +123,14 @@ fn moves() -> Vec<Case> {
 
 fn linear(m: usize, i: usize, j: usize) -> Vec<Case> {
     let plain = case("matmul", &[&[m, i], &[j, i]], |t, v| t.linear(v[0], v[1], None)).judged_by(
-        move |x, _| matmul::reference::forward(&x[0], &x[1], None, None, i),
+        move |x, _| matmul::reference::forward(None, &x[0], &x[1], None, i),
         move |dy, x| matmul::reference::backward(dy, &x[0], &x[1], i)[..2].to_vec(),
     );
     let full = case("matmul with bias and residual", &[&[m, i], &[j, i], &[j], &[m, j]], |t, v| {
         t.linear_add(v[3], v[0], v[1], Some(v[2]))
     })
     .judged_by(
-        move |x, _| matmul::reference::forward(&x[0], &x[1], Some(&x[2]), Some(&x[3]), i),
+        move |x, _| matmul::reference::forward(Some(&x[3]), &x[0], &x[1], Some(&x[2]), i),
         move |dy, x| {
             let [dx, dw, db] = matmul::reference::backward(dy, &x[0], &x[1], i);
             vec![dx, dw, db, dy.to_vec()]

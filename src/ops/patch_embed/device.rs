@@ -1,14 +1,12 @@
 //! The products of the patches on a device: one batch over the whole patches, and one product for the last patch if it is shorter.
 
+use super::Sizes;
 use crate::gpu::{Gpu, Operand, Product, Real};
 use crate::tape::Sink;
 use crate::tensor::{Tensor, agree};
 
-/// M, G, P, S, E.
-type Sizes = [usize; 5];
-
 /// Calls `make(patches, S of them, first patch)` for the whole patches and for the shorter last one.
-fn cut([_, genes, _, patch, _]: Sizes, mut make: impl FnMut(usize, usize, usize)) {
+fn cut(Sizes { genes, patch, .. }: Sizes, mut make: impl FnMut(usize, usize, usize)) {
     let whole = genes / patch;
     if whole > 0 {
         make(whole, patch, 0);
@@ -19,23 +17,23 @@ fn cut([_, genes, _, patch, _]: Sizes, mut make: impl FnMut(usize, usize, usize)
 }
 
 /// Windows of x `[M, G]` from patch `p` on.
-fn of_x(x: &Tensor, [_, genes, _, patch, _]: Sizes, p: usize) -> Operand {
-    Operand { down: genes, ..x.operand() }.skip(p * patch).every(patch)
+fn of_x(x: &Tensor, z: Sizes, p: usize) -> Operand {
+    Operand { down: z.genes, ..x.operand() }.skip(p * z.patch).every(z.patch)
 }
 
 /// Windows of w `[P, S, E]`.
-fn of_w(w: &Tensor, [_, _, _, patch, width]: Sizes, p: usize) -> Operand {
-    w.operand().skip(p * patch * width).every(patch * width)
+fn of_w(w: &Tensor, z: Sizes, p: usize) -> Operand {
+    w.operand().skip(p * z.patch * z.width).every(z.patch * z.width)
 }
 
 /// Windows of y `[M, P, E]`.
-fn of_y(y: &Tensor, [_, _, patches, _, width]: Sizes, p: usize) -> Operand {
-    Operand { down: patches * width, ..y.operand() }.skip(p * width).every(width)
+fn of_y(y: &Tensor, z: Sizes, p: usize) -> Operand {
+    Operand { down: z.patches * z.width, ..y.operand() }.skip(p * z.width).every(z.width)
 }
 
 /// y `[M, P, E]`.
 pub fn forward(gpu: &Gpu, x: &Tensor, w: &Tensor, e: &Tensor, z: Sizes) -> Tensor {
-    let [rows, _, patches, _, width] = z;
+    let Sizes { rows, patches, width, .. } = z;
     let y = Tensor::on(gpu, "patch_embed y", &[rows, patches, width], x.real());
     cut(z, |batch, depth, p| {
         let product = Product::new(of_y(&y, z, p), of_x(x, z, p), of_w(w, z, p), [rows, width, depth]);
@@ -48,7 +46,7 @@ pub fn forward(gpu: &Gpu, x: &Tensor, w: &Tensor, e: &Tensor, z: Sizes) -> Tenso
 
 /// dx `[M, G]`.
 pub fn backward_x(gpu: &Gpu, dy: &Tensor, x: &Tensor, w: &Tensor, z: Sizes) -> Tensor {
-    let [rows, _, _, _, width] = z;
+    let Sizes { rows, width, .. } = z;
     let dx = x.like("patch_embed dx");
     cut(z, |batch, taken, p| {
         let product = Product::new(of_x(&dx, z, p), of_y(dy, z, p), of_w(w, z, p).t(), [rows, taken, width]);
@@ -67,7 +65,7 @@ pub fn backward_w(
     z: Sizes,
     sink: Option<&Sink>,
 ) -> Option<Tensor> {
-    let [rows, genes, patches, patch, width] = z;
+    let Sizes { rows, genes, patches, patch, width } = z;
     let place = Sink::place_once(sink, || Tensor::on(gpu, "patch_embed dw", w.shape(), Real::F32));
     let dw = &place.to;
     agree("patch_embed", &[(x, x.shape())], &[(dw, w.shape())]);
