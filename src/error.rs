@@ -65,16 +65,16 @@ impl Error {
         Error::Format { path: path.as_ref().to_path_buf(), what: what.into() }
     }
 
-    /// The same with a way out behind it; what the system refused is then words.
-    pub fn with_way(self, way: &str) -> Self {
+    /// The same with more words behind it, such as a way out; what the system refused is then words.
+    pub fn followed_by(self, more: &str) -> Self {
         match self {
-            Error::Io { path, cause } => Error::Format { path, what: words(&cause) + way },
-            Error::Format { path, what } => Error::Format { path, what: what + way },
-            Error::Setting { field, what } => Error::Setting { field, what: what + way },
-            Error::Device(what) => Error::Device(what + way),
-            Error::Rank(what) => Error::Rank(what + way),
-            Error::Diverged(what) => Error::Diverged(what + way),
-            Error::Stopped(what) => Error::Stopped(what + way),
+            Error::Io { path, cause } => Error::Format { path, what: words(&cause) + more },
+            Error::Format { path, what } => Error::Format { path, what: what + more },
+            Error::Setting { field, what } => Error::Setting { field, what: what + more },
+            Error::Device(what) => Error::Device(what + more),
+            Error::Rank(what) => Error::Rank(what + more),
+            Error::Diverged(what) => Error::Diverged(what + more),
+            Error::Stopped(what) => Error::Stopped(what + more),
         }
     }
 

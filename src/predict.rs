@@ -237,7 +237,7 @@ impl Pool {
 /// to stop before its file is put in its place, and then nothing is written.
 pub fn predict(settings: &Settings, progress: &Progress) -> Result<Report> {
     guard(|| write(settings, progress)).map_err(|error| match error {
-        Error::Stopped(_) => error.with_way("; nothing is written"),
+        Error::Stopped(_) => error.followed_by("; nothing is written"),
         other => other,
     })
 }

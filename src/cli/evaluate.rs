@@ -169,7 +169,7 @@ fn labels(args: &Args, real: &H5ad, pred: &H5ad) -> Result<[String; 2]> {
     }
     let way = format!("; {PERTURBATIONS} is the default of --pert-col: name the column of the perturbations");
     for file in [real, pred] {
-        H5ad::open_columns(file.path(), &[PERTURBATIONS], "X").map_err(|e| e.with_way(&way))?;
+        H5ad::open_columns(file.path(), &[PERTURBATIONS], "X").map_err(|e| e.followed_by(&way))?;
     }
     Ok([PERTURBATIONS.into(), control])
 }

@@ -274,7 +274,7 @@ fn worked<T>(
         Err(Halt::Failed(error @ Error::Stopped(_))) => {
             let dir = work.dir().display();
             let way = format!("; {dir} holds the finished parts; run the same command again to continue");
-            Err(error.with_way(&way))
+            Err(error.followed_by(&way))
         }
         Err(Halt::Failed(error)) => {
             work.end(true);

@@ -39,7 +39,7 @@ pub fn open(manifest: &Manifest, controls: &ControlFile, notes: &mut Vec<String>
     let own = manifest.as_read.source.as_deref().unwrap_or(DEFAULT);
     let source = controls.source.as_deref().unwrap_or(own);
     let file = H5ad::open_source(&controls.path, source).map_err(|error| match &controls.source {
-        None if own != DEFAULT => error.with_way(&format!(
+        None if own != DEFAULT => error.followed_by(&format!(
             "; the run's data were read from {own}: name the matrix of these cells with `source`"
         )),
         _ => error,

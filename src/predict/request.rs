@@ -294,7 +294,7 @@ fn totals(manifest: &Manifest, file: &H5ad, size: Option<&str>, scale: Scale) ->
     let Some(column) = size.or(own) else { return Ok(None) };
     let untold = |error: Error| match size {
         Some(_) => error,
-        None => error.with_way(
+        None => error.followed_by(
             "; the run's totals are from that column: name another with `size`, or give log1p values",
         ),
     };

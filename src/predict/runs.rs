@@ -54,7 +54,7 @@ impl Runs {
             if let Some(table) = &table {
                 trained = trained.knowing(table).map_err(|error| match settings.runs.len() {
                     1 => error,
-                    _ => error.with_way(&format!(" ({})", path.display())),
+                    _ => error.followed_by(&format!(" ({})", path.display())),
                 })?;
             }
             let weights = match settings.runs.len() {

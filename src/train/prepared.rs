@@ -136,13 +136,13 @@ impl Prepared {
             // Features are read below; what they add to the weights is small.
             settings
                 .has_memory_for(&header.config, data.manifest(), None)
-                .map_err(|error| error.with_way(way))?;
+                .map_err(|error| error.followed_by(way))?;
         }
-        let with_way = |error: Error| match other_way(&folder) {
-            Some(way) => error.with_way(&way),
+        let with_other = |error: Error| match other_way(&folder) {
+            Some(way) => error.followed_by(&way),
             None => error,
         };
-        let Checkpoint { mut state, flats } = Checkpoint::load(&path).map_err(with_way)?;
+        let Checkpoint { mut state, flats } = Checkpoint::load(&path).map_err(with_other)?;
         let header = &mut state.header;
         header.goes_on_with(&path, data.manifest(), &split.hash, settings)?;
         header.has_steps_for(steps)?;
