@@ -28,7 +28,7 @@ pub use launch::Launch;
 pub use threads::Threads;
 pub use wire::Wire;
 
-use watch::{PATIENCE, Watch};
+use watch::{ABORT_WITHIN, Watch};
 
 /// Time between two checks that all ranks are there.
 const GLANCE: Duration = Duration::from_millis(200);
@@ -76,7 +76,7 @@ impl Ranks {
         if ranks.count() == 1 {
             return Ok(ranks);
         }
-        let able = gpu.map_or(Err("there is no GPU".to_string()), Gpu::can_join);
+        let able = gpu.map_or(Err(Error::Device("there is no GPU".into())), Gpu::can_join);
         let mut missing = [f32::from(able.is_err())];
         ranks.host.sum(&mut missing)?;
         if missing != [0.0] {
@@ -89,7 +89,7 @@ impl Ranks {
         // Bytes are whole numbers, which a sum of f32 keeps exact; all ranks but 0 add zeros.
         let mut bytes = [0.0; NCCL_ID];
         if ranks.rank() == 0 {
-            bytes = gpu.new_id().map_err(Error::Device)?.map(f32::from);
+            bytes = gpu.new_id()?.map(f32::from);
         }
         ranks.host.sum(&mut bytes)?;
         let id = bytes.map(|byte| byte as u8);
@@ -99,12 +99,12 @@ impl Ranks {
             gpu::end_process(1)
         };
         // Joining, too, would wait for a rank that is gone.
-        let nothing_can = || std::thread::sleep(2 * PATIENCE);
-        let joining = Watch::over(ranks.host.clone(), nothing_can, PATIENCE, give_up.clone());
-        let nccl = Arc::new(gpu.join(&id, ranks.rank(), ranks.count()).map_err(Error::Device)?);
+        let nothing_can = || std::thread::sleep(2 * ABORT_WITHIN);
+        let joining = Watch::over(ranks.host.clone(), nothing_can, ABORT_WITHIN, give_up.clone());
+        let nccl = Arc::new(gpu.join(&id, ranks.rank(), ranks.count())?);
         drop(joining);
         let sums = nccl.clone();
-        ranks._watch = Some(Watch::over(ranks.host.clone(), move || sums.abort(), PATIENCE, give_up));
+        ranks._watch = Some(Watch::over(ranks.host.clone(), move || sums.abort(), ABORT_WITHIN, give_up));
         ranks.nccl = Some(nccl);
         Ok(ranks)
     }
@@ -166,7 +166,7 @@ impl Ranks {
         let part = numbers.part(piece.start, &[piece.len()]);
         // SAFETY: the caller's contract; `end_gather` orders the device's next work behind this.
         let begun = unsafe { nccl.begin_gather(part.address(), part.len(), part.real()) };
-        self.explain(begun.map_err(Error::Device))
+        self.explain(begun)
     }
 
     /// Orders what is queued from here on behind all pieces, each of which was begun.
@@ -185,7 +185,7 @@ impl Ranks {
             numbers.copy_from(0, &all);
             return Ok(());
         };
-        self.explain(nccl.end().map_err(Error::Device))
+        self.explain(nccl.end())
     }
 
     /// The error, unless a rank is gone: who is gone, and why, says more than that a sum could not be begun.

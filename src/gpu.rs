@@ -39,13 +39,14 @@ mod routes;
 mod stamp;
 
 pub use choices::Choices;
+pub use emulated::Chip;
 pub use failure::guard;
 pub use held::Peak;
 pub use hopper::Map;
 pub(crate) use launch::args;
 pub use launch::{Arg, Grid, PROCESSORS};
-pub(crate) use nccl::part_of;
-pub use nccl::{NCCL_ID, Nccl, end_process, keep_nccl_buffers_private};
+pub use nccl::keep_nccl_buffers_private;
+pub(crate) use nccl::{NCCL_ID, Nccl, end_process, part_of};
 pub use pinned::Pinned;
 pub use post::Post;
 pub use product::{Operand, Product};
@@ -55,8 +56,8 @@ pub use stamp::{Ran, Stamp, Took};
 
 use arena::Arena;
 use driver::{Driver, Mark};
-use failure::or_stop;
-pub(crate) use failure::stop;
+pub(crate) use failure::fail;
+use failure::or_fail;
 
 /// A device, its stream and its kernels; clones share them. If the device fails or has no room, its caller unwinds: do all work on
 /// a device, that of tapes and models too, inside [`guard`], which turns the failure into an error.
@@ -107,21 +108,13 @@ impl Gpu {
         Ok(Gpu::new(Box::new(cuda::Cuda::open(index)?), real, true))
     }
 
-    /// The emulator, with CPU kernels in `folder`: `FILE_f32.so` and `FILE_bf16.so`. `seed` orders warps and blocks.
+    /// The emulator of a chip, with CPU kernels in `folder`: `FILE_f32.so` and `FILE_bf16.so`. `seed` orders warps and blocks.
     ///
     /// # Safety
     /// The files in `folder`, which are opened when a kernel is first launched, were compiled from this version's kernels with
     /// `kernels/emulator.h`, and stay as they are.
-    pub unsafe fn emulated(folder: &Path, real: Real, seed: u64) -> Gpu {
-        Gpu::new(Box::new(emulated::Emulated::new(folder, emulated::Kind::Hopper, seed)), real, true)
-    }
-
-    /// The same of compute capability 8.9: without Hopper's kernels, 99 KiB of shared memory per block.
-    ///
-    /// # Safety
-    /// As above.
-    pub unsafe fn emulated_ada(folder: &Path, real: Real, seed: u64) -> Gpu {
-        Gpu::new(Box::new(emulated::Emulated::new(folder, emulated::Kind::Ada, seed)), real, true)
+    pub unsafe fn emulated(folder: &Path, real: Real, seed: u64, chip: Chip) -> Gpu {
+        Gpu::new(Box::new(emulated::Emulated::new(folder, chip, seed)), real, true)
     }
 
     /// No device: buffers and launches are counted, nothing is computed.
@@ -181,7 +174,7 @@ impl Gpu {
         );
         let guard = if self.0.guarded { GUARD } else { 0 };
         let address = self.allocate(bytes.max(1) + guard).unwrap_or_else(|why| {
-            stop(Error::Device(format!(
+            fail(Error::Device(format!(
                 "no room for {what} ({:.1} MiB) on {}: {why}; lower data.sets or data.cells, or use a smaller preset",
                 bytes as f64 / (1 << 20) as f64,
                 self.name()
@@ -192,8 +185,8 @@ impl Gpu {
         if guard > 0 {
             // SAFETY: both ranges lie in what was just allocated.
             unsafe {
-                or_stop(self.driver().fill(address, 0xFF, bytes));
-                or_stop(self.driver().fill(address + bytes as u64, GUARD_BYTE, guard));
+                or_fail(self.driver().fill(address, 0xFF, bytes));
+                or_fail(self.driver().fill(address + bytes as u64, GUARD_BYTE, guard));
             }
         }
         buffer
@@ -204,7 +197,7 @@ impl Gpu {
         let bytes = bytemuck::cast_slice(numbers);
         let buffer = self.buffer(what, bytes.len());
         // SAFETY: the buffer was made for these bytes.
-        or_stop(unsafe { self.driver().upload(buffer.address, bytes) });
+        or_fail(unsafe { self.driver().upload(buffer.address, bytes) });
         buffer
     }
 
@@ -219,7 +212,7 @@ impl Gpu {
         let _range = trace::range(kernel);
         // SAFETY: the caller's contract.
         let launch = || unsafe { self.driver().launch(file, kernel, self.0.real, grid, args) };
-        or_stop(self.timed(|| kernel.to_string(), launch));
+        or_fail(self.timed(|| kernel.to_string(), launch));
     }
 
     /// Queues a matrix product. False if `sums` were requested but the library did not fuse them: the caller must compute them.
@@ -240,12 +233,12 @@ impl Gpu {
         let _range = trace::range(format_args!("product {:?}", product.size));
         // SAFETY: the caller's contract.
         let multiply = || unsafe { self.driver().product(product) };
-        or_stop(self.timed(|| format!("product {:?}", product.size), multiply))
+        or_fail(self.timed(|| format!("product {:?}", product.size), multiply))
     }
 
     /// Waits until the device has finished everything queued; an error in any of it surfaces here.
     pub fn wait(&self) {
-        or_stop(self.driver().wait());
+        or_fail(self.driver().wait());
     }
 
     /// Tells a profiler that was asked to wait for it (`nsys --capture-range cudaProfilerApi`) to watch from here on, or no longer.
@@ -254,18 +247,18 @@ impl Gpu {
     }
 
     /// Whether this device can sum with the GPUs of other ranks; if not, why.
-    pub fn can_join(&self) -> std::result::Result<(), String> {
-        self.0.driver.can_join()
+    pub(crate) fn can_join(&self) -> Result<()> {
+        self.0.driver.can_join().map_err(Error::Device)
     }
 
     /// A fresh identifier by which ranks whose GPUs can join find each other.
-    pub fn new_id(&self) -> std::result::Result<[u8; NCCL_ID], String> {
-        nccl::new_id()
+    pub(crate) fn new_id(&self) -> Result<[u8; NCCL_ID]> {
+        nccl::new_id().map_err(Error::Device)
     }
 
     /// Joins the GPUs of the other ranks; all ranks pass the same `id`. Waits for them.
-    pub fn join(&self, id: &[u8; NCCL_ID], rank: usize, ranks: usize) -> std::result::Result<Nccl, String> {
-        self.0.driver.join(id, rank, ranks).map(|nccl| nccl.on(self.key()))
+    pub(crate) fn join(&self, id: &[u8; NCCL_ID], rank: usize, ranks: usize) -> Result<Nccl> {
+        self.0.driver.join(id, rank, ranks).map(|nccl| nccl.on(self.key())).map_err(Error::Device)
     }
 
     /// Which buffer a kernel first wrote past, if any since the device was opened (guarded devices only).
@@ -310,7 +303,7 @@ impl Buffer {
         let bytes: &mut [u8] = bytemuck::cast_slice_mut(numbers);
         self.check("download", from, bytes.len());
         // SAFETY: the range was checked, and `bytes` is borrowed until the wait.
-        or_stop(unsafe { self.gpu.driver().download(bytes, self.address + from as u64) });
+        or_fail(unsafe { self.gpu.driver().download(bytes, self.address + from as u64) });
         self.gpu.wait();
     }
 
@@ -319,7 +312,7 @@ impl Buffer {
         let bytes: &[u8] = bytemuck::cast_slice(numbers);
         self.check("upload", at, bytes.len());
         // SAFETY: the range was checked.
-        or_stop(unsafe { self.gpu.driver().upload(self.address + at as u64, bytes) });
+        or_fail(unsafe { self.gpu.driver().upload(self.address + at as u64, bytes) });
     }
 
     /// Copies `bytes` of another buffer of the same device, from byte `from` there to byte `at` here.
@@ -328,7 +321,7 @@ impl Buffer {
         self.check("copy to", at, bytes);
         other.check("copy from", from, bytes);
         // SAFETY: the ranges were checked; two buffers never overlap.
-        or_stop(unsafe {
+        or_fail(unsafe {
             self.gpu.driver().copy(self.address + at as u64, other.address + from as u64, bytes)
         });
     }
@@ -337,7 +330,7 @@ impl Buffer {
     pub fn zero(&self, at: usize, bytes: usize) {
         self.check("zero", at, bytes);
         // SAFETY: the range was checked.
-        or_stop(unsafe { self.gpu.driver().fill(self.address + at as u64, 0, bytes) });
+        or_fail(unsafe { self.gpu.driver().fill(self.address + at as u64, 0, bytes) });
     }
 
     /// Panics unless `bytes` bytes from byte `at` on are inside.

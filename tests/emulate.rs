@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{LazyLock, Mutex};
 
-use scale_engine::gpu::{Gpu, Real};
+use scale_engine::gpu::{Chip, Gpu, Real};
 
 fn here() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -28,13 +28,13 @@ pub fn folder(sources: &'static str, only: Option<&'static str>) -> Option<PathB
 /// The emulator, with the kernels of a [`folder`].
 pub fn device(folder: &Path, real: Real, seed: u64) -> Gpu {
     // SAFETY: `folder` compiled what is in it, from this version's kernels.
-    unsafe { Gpu::emulated(folder, real, seed) }
+    unsafe { Gpu::emulated(folder, real, seed, Chip::Hopper) }
 }
 
 /// The same without Hopper's kernels.
 pub fn ada(folder: &Path, real: Real, seed: u64) -> Gpu {
     // SAFETY: as above.
-    unsafe { Gpu::emulated_ada(folder, real, seed) }
+    unsafe { Gpu::emulated(folder, real, seed, Chip::Ada) }
 }
 
 type Asked = (&'static str, Option<&'static str>);

@@ -8,7 +8,7 @@
 use std::ops::Range;
 
 use super::Ranks;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::gpu::Real;
 use crate::ops::cast::cast_into;
 use crate::params::{Params, Pieces, Share};
@@ -69,8 +69,7 @@ impl<'a> Exchange<'a> {
             Some(nccl) => match self.share.is_whole() {
                 true => unsafe { nccl.begin_mean(at, len, real) },
                 false => unsafe { nccl.begin_mean_part(at, len, real) },
-            }
-            .map_err(Error::Device),
+            },
             None => {
                 let means = self.ranks.mean_on_host(&self.share, &to);
                 means.map(|means| grads.copy_from(self.share.part(&range).start, &means))
@@ -96,7 +95,7 @@ impl<'a> Exchange<'a> {
         rest.into_iter().for_each(|range| self.send(range));
         self.ranks.explain(std::mem::replace(&mut self.failed, Ok(())))?;
         if let Some(nccl) = &self.ranks.nccl {
-            self.ranks.explain(nccl.end().map_err(Error::Device))?;
+            self.ranks.explain(nccl.end())?;
         }
         let Some(Sent { grads, travelling, .. }) = self.sent.take() else { return Ok(()) };
         let narrow = self.ranks.nccl.is_some() && travelling.real() != grads.real();

@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 use crate::progress::Progress;
 
 /// How long ranks wait for each other at the start.
-const PATIENCE: Duration = Duration::from_secs(60);
+const JOIN_WITHIN: Duration = Duration::from_secs(60);
 /// How long a caller may take to say who it is, and rank 0 to answer a call.
 const GREETING: Duration = Duration::from_secs(5);
 /// Between two attempts.
@@ -76,7 +76,7 @@ fn receive_all(launch: &Launch, progress: &Progress, links: &mut Vec<Link>) -> R
         if links.len() + 1 == launch.ranks {
             return Ok(());
         }
-        if began.elapsed() > PATIENCE {
+        if began.elapsed() > JOIN_WITHIN {
             return Err(missing(launch, links, refused));
         }
         pause(progress)?;
@@ -103,7 +103,7 @@ fn missing(launch: &Launch, links: &[Link], refused: Option<std::io::Error>) -> 
     Error::Rank(format!(
         "{missing} of {} ranks did not connect within {} s: {}{more} (launcher: {}; did they start, and can they reach {}:{}?){refused}",
         launch.ranks,
-        PATIENCE.as_secs(),
+        JOIN_WITHIN.as_secs(),
         first.join(", "),
         launch.by,
         launch.address.0,
@@ -164,7 +164,7 @@ pub(super) fn call(launch: &Launch, progress: &Progress) -> Result<Link> {
     loop {
         match reach(&launch.address).and_then(|stream| introduce(stream, &hello)) {
             Ok(stream) => return Ok(Link { rank: 0, stream, progress: progress.clone() }),
-            Err(e) if began.elapsed() > PATIENCE => {
+            Err(e) if began.elapsed() > JOIN_WITHIN => {
                 let (host, port) = &launch.address;
                 let what = format!("rank {} cannot reach rank 0 at {host}:{port}: {e}", launch.rank);
                 return Err(Error::Rank(what));

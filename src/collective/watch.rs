@@ -10,7 +10,7 @@ use super::{Collective, GLANCE};
 use crate::error::Error;
 
 /// How long ending a device's sums may take. A rank has six times as long to end on its own: it may be writing a checkpoint.
-pub const PATIENCE: Duration = Duration::from_secs(10);
+pub const ABORT_WITHIN: Duration = Duration::from_secs(10);
 const TO_END: u32 = 6;
 /// How long the others may take to say why they ended.
 const WORDS: Duration = Duration::from_secs(1);

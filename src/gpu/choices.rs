@@ -8,7 +8,7 @@ use std::sync::Mutex;
 use serde::{Deserialize, Serialize};
 
 use super::routes::Asked;
-use super::{Gpu, Route, Took, or_stop};
+use super::{Gpu, Route, Took, or_fail};
 use crate::lock::lock;
 
 /// How cuBLASLt identifies one of its algorithms; valid only for the same version of it on the same kind of device.
@@ -91,7 +91,7 @@ impl Gpu {
             way(); // loads kernels, chooses the algorithms of products
             // All runs are queued before the device reaches them. Otherwise the host's time per launch would count, which a step
             // that is one graph does not spend.
-            or_stop(self.driver().keep_busy());
+            or_fail(self.driver().keep_busy());
             let took: Vec<Took> = (0..=RUNS).map(|_| Took::of(Some(self), way)).collect();
             took.into_iter().skip(1).map(Took::seconds).fold(f64::INFINITY, f64::min)
         };

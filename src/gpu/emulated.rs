@@ -19,7 +19,7 @@ use crate::lock::lock;
 
 pub struct Emulated {
     folder: PathBuf,
-    kind: Kind,
+    chip: Chip,
     seed: AtomicU64,
     files: Mutex<HashMap<(&'static str, Real), &'static Library>>,
     /// Size of every live allocation, by address.
@@ -72,9 +72,9 @@ const MOST: usize = 1 << 38;
 /// The alignment of `cudaMalloc`.
 const ALIGN: usize = 256;
 
-/// Which of the compiled kernels run.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+/// The chip that the emulator imitates: which of the compiled kernels run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Chip {
     /// Compute capability 9.0: all of them.
     Hopper,
     /// 8.9: without Hopper's, and without those that ask for more shared memory than a block has there.
@@ -82,10 +82,10 @@ pub enum Kind {
 }
 
 impl Emulated {
-    pub fn new(folder: &Path, kind: Kind, seed: u64) -> Emulated {
+    pub fn new(folder: &Path, chip: Chip, seed: u64) -> Emulated {
         Emulated {
             folder: folder.into(),
-            kind,
+            chip,
             seed: AtomicU64::new(seed),
             files: Mutex::default(),
             live: Mutex::default(),
@@ -272,13 +272,13 @@ impl Driver for Emulated {
     }
 
     fn hopper(&self) -> Option<usize> {
-        (self.kind == Kind::Hopper).then_some(PROCESSORS)
+        (self.chip == Chip::Hopper).then_some(PROCESSORS)
     }
 
     fn shared(&self) -> usize {
-        match self.kind {
-            Kind::Hopper => 227 << 10,
-            Kind::Ada => 99 << 10,
+        match self.chip {
+            Chip::Hopper => 227 << 10,
+            Chip::Ada => 99 << 10,
         }
     }
 }

@@ -28,15 +28,15 @@ pub fn guard<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
 
 /// Unwinds silently to the nearest [`guard`], which returns the error. Outside every guard nobody would report it, so there it is
 /// an ordinary panic.
-pub(crate) fn stop(error: Error) -> ! {
+pub(crate) fn fail(error: Error) -> ! {
     match GUARDS.get() {
         0 => panic!("{error} (inside gpu::guard this is an error)"),
         _ => resume_unwind(Box::new(error)),
     }
 }
 
-pub(super) fn or_stop<T>(result: std::result::Result<T, String>) -> T {
-    result.unwrap_or_else(|what| stop(Error::Device(what)))
+pub(super) fn or_fail<T>(result: std::result::Result<T, String>) -> T {
+    result.unwrap_or_else(|what| fail(Error::Device(what)))
 }
 
 #[cfg(test)]
@@ -44,12 +44,12 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::gpu::{Gpu, Real};
+    use crate::gpu::{Chip, Gpu, Real};
 
     /// Asks for more than any machine has.
     fn fail() {
         // SAFETY: no kernel is launched.
-        let gpu = unsafe { Gpu::emulated(Path::new("none"), Real::F32, 1) };
+        let gpu = unsafe { Gpu::emulated(Path::new("none"), Real::F32, 1, Chip::Hopper) };
         drop(gpu.buffer("scores", 1 << 60));
     }
 

@@ -13,15 +13,16 @@ use super::Real;
 use super::driver::{DriverResult, said};
 use super::graph::{Communicator, Graph};
 use super::one::is_rehearsed;
+use crate::error::{Error, Result};
 use crate::lock::lock;
 
 type Answer = std::result::Result<result::NcclStatus, result::NcclError>;
 
 /// Bytes of the identifier by which ranks find each other.
-pub const NCCL_ID: usize = 128;
+pub(crate) const NCCL_ID: usize = 128;
 
 /// One rank's part of a communicator.
-pub struct Nccl {
+pub(crate) struct Nccl {
     communicator: Arc<Communicator>,
     /// `stream` carries the device's work, `sums` the sums beside it.
     stream: Arc<CudaStream>,
@@ -70,7 +71,7 @@ pub fn new_id() -> DriverResult<[u8; NCCL_ID]> {
 }
 
 /// Ends the process without its libraries' exit handlers, which would wait for whatever one of them is stuck on.
-pub fn end_process(code: i32) -> ! {
+pub(crate) fn end_process(code: i32) -> ! {
     // SAFETY: never returns; a file being written stays aside until it is complete.
     unsafe { libc::_exit(code) }
 }
@@ -124,7 +125,7 @@ impl Nccl {
     /// # Safety
     /// `at` points to `count` numbers in live memory of this rank's device, which nothing touches before [`Nccl::end`]. All ranks
     /// pass the same `count`.
-    pub unsafe fn begin_mean(&self, at: u64, count: usize, real: Real) -> DriverResult<()> {
+    pub unsafe fn begin_mean(&self, at: u64, count: usize, real: Real) -> Result<()> {
         let (all, mean) = (at as *mut c_void, sys::ncclRedOp_t::ncclAvg);
         self.begin("ncclAllReduce", |communicator, stream| {
             // SAFETY: the caller's contract; in place is what the library allows, here and below.
@@ -137,7 +138,7 @@ impl Nccl {
     ///
     /// # Safety
     /// As above.
-    pub unsafe fn begin_mean_part(&self, at: u64, count: usize, real: Real) -> DriverResult<()> {
+    pub unsafe fn begin_mean_part(&self, at: u64, count: usize, real: Real) -> Result<()> {
         let (all, mean) = (at as *const c_void, sys::ncclRedOp_t::ncclAvg);
         let (own, part) = self.part(at, count, real);
         self.begin("ncclReduceScatter", |communicator, stream| {
@@ -150,7 +151,7 @@ impl Nccl {
     ///
     /// # Safety
     /// As above.
-    pub unsafe fn begin_gather(&self, at: u64, count: usize, real: Real) -> DriverResult<()> {
+    pub unsafe fn begin_gather(&self, at: u64, count: usize, real: Real) -> Result<()> {
         let (own, part) = self.part(at, count, real);
         self.begin("ncclAllGather", |communicator, stream| {
             // SAFETY: the caller's contract; the part lies within the numbers.
@@ -169,27 +170,30 @@ impl Nccl {
         &self,
         call: &str,
         queue: impl FnOnce(sys::ncclComm_t, sys::cudaStream_t) -> Answer,
-    ) -> DriverResult<()> {
+    ) -> Result<()> {
         if self.rests() {
             return Ok(());
         }
-        self.sums.join(&self.stream).map_err(said("cuStreamWaitEvent"))?;
+        self.sums.join(&self.stream).map_err(said("cuStreamWaitEvent")).map_err(Error::Device)?;
         let mut graph = self.graph();
         if graph.writing() {
             graph.hold(&self.communicator);
         }
         drop(graph);
         let communicator = self.communicator.live();
-        let Some(communicator) = *communicator else { return Err("another rank was lost".into()) };
-        queue(communicator, self.sums.cu_stream().cast()).map(|_| ()).map_err(refused(call))
+        let Some(communicator) = *communicator else {
+            return Err(Error::Device("another rank was lost".into()));
+        };
+        let begun = queue(communicator, self.sums.cu_stream().cast());
+        begun.map(|_| ()).map_err(refused(call)).map_err(Error::Device)
     }
 
     /// Makes the device's work from here on wait for everything begun so far. The host does not wait.
-    pub fn end(&self) -> DriverResult<()> {
+    pub fn end(&self) -> Result<()> {
         if self.rests() {
             return Ok(());
         }
-        self.stream.join(&self.sums).map_err(said("cuStreamWaitEvent"))
+        self.stream.join(&self.sums).map_err(said("cuStreamWaitEvent")).map_err(Error::Device)
     }
 
     /// Ends all sums, including those that wait for a rank that is gone; their results are undefined. Callable from any thread.

@@ -6,7 +6,7 @@ use std::sync::{Arc, MutexGuard};
 use super::arena::Arena;
 use super::driver::DriverResult;
 use super::dry::Dry;
-use super::{Gpu, or_stop, stop};
+use super::{Gpu, fail, or_fail};
 use crate::error::{Error, Result};
 use crate::lock::lock;
 
@@ -194,12 +194,12 @@ impl<'a> Step<'a> {
         let turn = gpu.arena().begin();
         let mut step = Step { gpu, written: false };
         for bytes in turn.sizes {
-            let made = gpu.0.driver.allocate(bytes).unwrap_or_else(|why| stop(gpu.no_room(bytes, &why)));
+            let made = gpu.0.driver.allocate(bytes).unwrap_or_else(|why| fail(gpu.no_room(bytes, &why)));
             gpu.arena().made_ready(bytes, made);
         }
         // Timing waits for the device, and so does the check of a guarded buffer when it is freed: neither can be recorded.
         if turn.followed && !gpu.0.guarded {
-            or_stop(gpu.0.driver.write_down());
+            or_fail(gpu.0.driver.write_down());
             step.written = true;
         }
         step
@@ -231,13 +231,13 @@ mod tests {
     use std::path::Path;
 
     use crate::error::Result;
-    use crate::gpu::{Gpu, Real, guard};
+    use crate::gpu::{Chip, Gpu, Real, guard};
     use crate::tensor::Tensor;
 
     /// Copies and fills need no compiled kernels.
     fn device() -> Gpu {
         // SAFETY: no kernel is launched.
-        unsafe { Gpu::emulated(Path::new("none"), Real::F32, 1) }
+        unsafe { Gpu::emulated(Path::new("none"), Real::F32, 1, Chip::Hopper) }
     }
 
     /// What comes back of numbers that are sent.

@@ -7,8 +7,8 @@ use std::ops::Range;
 
 use bytemuck::Pod;
 
-use super::{Buffer, Gpu, Mark, or_stop, stop};
-use crate::error::Error;
+use super::{Buffer, Gpu, Mark, fail, or_fail};
+use crate::error::{Error, Result};
 
 /// Page-locked memory, freed when dropped. Two, used alternately, let a step's data be written while the previous step's are sent.
 pub struct Pinned {
@@ -26,15 +26,18 @@ impl Gpu {
     pub fn pinned(&self, what: &str, bytes: usize) -> Pinned {
         self.try_pinned(bytes).unwrap_or_else(|why| {
             let mib = bytes as f64 / (1 << 20) as f64;
-            stop(Error::Device(format!(
+            fail(Error::Device(format!(
                 "cannot allocate page-locked host memory for {what} ({mib:.1} MiB): {why}"
             )))
         })
     }
 
-    /// The same, or why there is none.
-    pub fn try_pinned(&self, bytes: usize) -> Result<Pinned, String> {
-        let address = self.0.driver.pin(bytes.max(1))?;
+    /// The same.
+    ///
+    /// # Errors
+    /// No room.
+    pub fn try_pinned(&self, bytes: usize) -> Result<Pinned> {
+        let address = self.0.driver.pin(bytes.max(1)).map_err(Error::Device)?;
         Ok(Pinned { gpu: self.clone(), address, bytes, sent: None })
     }
 }
@@ -61,9 +64,9 @@ impl Pinned {
         // SAFETY: the ranges were checked; nobody writes here before `numbers` or `drop` has waited for the mark.
         unsafe {
             let from = std::slice::from_raw_parts((self.address as *const u8).add(bytes.start), bytes.len());
-            or_stop(self.gpu.0.driver.upload_beside(to.address(), from));
+            or_fail(self.gpu.0.driver.upload_beside(to.address(), from));
         }
-        self.sent = Some(or_stop(self.gpu.0.driver.mark_beside()));
+        self.sent = Some(or_fail(self.gpu.0.driver.mark_beside()));
     }
 
     /// Queues a copy of a buffer of its device, from byte `at` there on, to some of its bytes. Does not wait.
@@ -72,9 +75,9 @@ impl Pinned {
         // SAFETY: the ranges were checked; nobody reads here before `numbers` or `drop` has waited for the mark.
         unsafe {
             let to = std::slice::from_raw_parts_mut((self.address as *mut u8).add(bytes.start), bytes.len());
-            or_stop(self.gpu.0.driver.download(to, from.address() + at as u64));
+            or_fail(self.gpu.0.driver.download(to, from.address() + at as u64));
         }
-        self.sent = Some(or_stop(self.gpu.0.driver.mark()));
+        self.sent = Some(or_fail(self.gpu.0.driver.mark()));
     }
 
     fn check(&self, what: &str, bytes: &Range<usize>, buffer: &Buffer, at: usize) {
@@ -85,7 +88,7 @@ impl Pinned {
 
     fn wait(&mut self) {
         if let Some(sent) = self.sent.take() {
-            or_stop(sent());
+            or_fail(sent());
         }
     }
 }

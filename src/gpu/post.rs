@@ -4,7 +4,7 @@
 //! nothing else to do. These copies have a queue of their own. Two pages take turns: one is written and sent while the other is
 //! read. A page's copies wait for the work that last read the page, and the work that reads it waits for them.
 
-use super::{Buffer, Gpu, Pinned, Stamp, or_stop};
+use super::{Buffer, Gpu, Pinned, Stamp, or_fail};
 
 /// Two pages that take turns.
 pub struct Post {
@@ -55,14 +55,14 @@ impl Post {
         }
         let driver = &self.gpu.0.driver;
         if let Some(read) = page.read.take() {
-            or_stop(driver.hold_beside(&read));
+            or_fail(driver.hold_beside(&read));
         }
         let mut at = 0;
         for ((_, bytes), there) in parts.iter().zip(&page.there) {
             here.send_beside(at..at + bytes.len(), there);
             at += bytes.len();
         }
-        or_stop(driver.meet_beside());
+        or_fail(driver.meet_beside());
         let answer = read(std::array::from_fn(|i| &page.there[i]));
         page.read = Some(self.gpu.stamp());
         answer

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use cudarc::driver::CudaEvent;
 
-use super::{Gpu, or_stop};
+use super::{Gpu, or_fail};
 use crate::lock::lock;
 
 /// A point in the device's time, reached when the work queued before it is done.
@@ -27,7 +27,7 @@ impl Stamp {
     pub fn until(&self, later: &Stamp) -> f64 {
         match (self, later) {
             (Stamp::Event(a), Stamp::Event(b)) => {
-                or_stop(a.elapsed_ms(b).map_err(|e| format!("cuEventElapsedTime: {e}"))) as f64 / 1e3
+                or_fail(a.elapsed_ms(b).map_err(|e| format!("cuEventElapsedTime: {e}"))) as f64 / 1e3
             }
             (Stamp::Clock(a), Stamp::Clock(b)) => b.duration_since(*a).as_secs_f64(),
             _ => panic!("stamps of two devices"),
@@ -81,7 +81,7 @@ impl Gpu {
 
     /// The point after everything queued so far.
     pub fn stamp(&self) -> Stamp {
-        or_stop(self.driver().stamp())
+        or_fail(self.driver().stamp())
     }
 
     /// Records every kernel launch from here on: two stamps each, which cost a few microseconds.

@@ -1,7 +1,7 @@
 //! NCCL with one rank: the library is found and joined, sums alongside the device's work, in a graph too, and can be left.
 
 use super::Check;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::gpu::{Gpu, Real};
 use crate::rng::Rng;
 use crate::tensor::Tensor;
@@ -18,8 +18,8 @@ pub fn check(gpu: &Gpu) -> Result<Option<Check>> {
     if gpu.can_join().is_err() {
         return Ok(None);
     }
-    let id = gpu.new_id().map_err(Error::Device)?;
-    let nccl = gpu.join(&id, 0, 1).map_err(Error::Device)?;
+    let id = gpu.new_id()?;
+    let nccl = gpu.join(&id, 0, 1)?;
     let rng = Rng::new(7);
     let numbers = Tensor::new(&[LEN], (0..LEN as u64).map(|i| rng.normal(i)).collect());
     let (mut rows, mut off) = (0, 0);
@@ -36,7 +36,6 @@ pub fn check(gpu: &Gpu) -> Result<Option<Check>> {
                     .and_then(|()| nccl.begin_gather(made.address(), LEN, real))
             }
             .and_then(|()| nccl.end())
-            .map_err(Error::Device)
         };
         for piece in 0..=PIECES {
             made.copy_from(0, &none);

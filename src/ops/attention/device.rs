@@ -11,7 +11,7 @@
 use super::hopper;
 use super::{Found, Given, Sizes};
 use crate::error::Error;
-use crate::gpu::{Gpu, Grid, PROCESSORS, Real, Route, args, stop};
+use crate::gpu::{Gpu, Grid, PROCESSORS, Real, Route, args, fail};
 use crate::ops::gate;
 use crate::tensor::Tensor;
 
@@ -247,7 +247,7 @@ fn plain_grid(gpu: &Gpu, z: Sizes, weights: usize) -> Grid {
     let blocks = z.sets * z.heads * z.rows.div_ceil(warps);
     let grid = Grid::new(blocks, 32 * warps as u32).with_shared(tile + warps * bytes);
     if !gpu.holds(grid) {
-        stop(Error::setting(
+        fail(Error::setting(
             "data.cells",
             format!("sets of {} cells are too large for this GPU's attention", z.rows),
         ));
