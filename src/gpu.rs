@@ -58,6 +58,7 @@ use arena::Arena;
 use driver::{Driver, Mark};
 pub(crate) use failure::fail;
 use failure::or_fail;
+pub(crate) use one::in_block;
 
 /// A device, its stream and its kernels; clones share them. If the device fails or has no room, its caller unwinds: do all work on
 /// a device, that of tapes and models too, inside [`guard`], which turns the failure into an error.

@@ -23,6 +23,14 @@ pub(super) fn is_rehearsed(device: usize) -> bool {
     REHEARSED.get() == Some(device)
 }
 
+/// [`Gpu::in_block`] on a device, if there is one.
+pub(crate) fn in_block<T>(gpu: Option<&Gpu>, work: impl FnOnce() -> T) -> T {
+    match gpu {
+        Some(gpu) => gpu.in_block(work),
+        None => work(),
+    }
+}
+
 impl Gpu {
     /// Runs a step as one unit. Before the first step of a shape the work is rehearsed without a device, which shows how long each
     /// buffer lives, and the buffers are laid out in one block. The first real step times alternative kernels; later steps are

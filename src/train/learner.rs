@@ -237,12 +237,7 @@ impl Learner {
         k: u64,
         which: impl Fn(&Losses) -> Var + Send,
     ) -> Computed {
-        match self.params.gpu() {
-            Some(_) => self.compute(examples, k, which, &mut |_| {}),
-            // Inside rayon's pool this thread itself works on the blocks of each op: one core fewer must wake, and no work waits
-            // until one has.
-            None => rayon::scope(|_| self.compute(examples, k, which, &mut |_| {})),
-        }
+        in_pool(self.params.gpu().is_none(), || self.compute(examples, k, which, &mut |_| {}))
     }
 
     /// On a device, `finished` is called with each parameter whose gradient is final.
@@ -287,13 +282,10 @@ impl Learner {
             // SAFETY: the optimizer is done with the piece when it calls this, and `end_gather` is called below in any case.
             unsafe { ranks.begin_gather(share, piece, params.read()) }
         };
-        let mut step =
+        let step =
             || self.optimizer.advance(&mut self.params, clip, &config.optim, k, config.train.steps, fetch);
-        let stepped = match on_host {
-            true => rayon::scope(|_| step()),
-            // A device that fails must not skip the end of the gathers.
-            false => guard(step),
-        };
+        // A device that fails must not skip the end of the gathers.
+        let stepped = guard(|| in_pool(on_host, step));
         if let Some(laps) = &self.laps {
             // The norm reads the gradients; the update reads them again, and reads and writes weights, moments and average.
             laps.lap("adamw", &[], Pass::Update, (40 * self.params.len() as u64, 0));
@@ -306,6 +298,12 @@ impl Learner {
         };
         stepped.and(ended)
     }
+}
+
+/// Runs work on the host inside rayon's pool, where this thread itself works on the blocks of each op: one core fewer must wake, and
+/// no work waits until one has.
+fn in_pool<T: Send>(on_host: bool, work: impl FnOnce() -> T + Send) -> T {
+    if on_host { rayon::scope(|_| work()) } else { work() }
 }
 
 /// The sizes by which steps count as being of one shape.

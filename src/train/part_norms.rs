@@ -6,6 +6,7 @@
 use super::learner::Learner;
 use crate::collective::Ranks;
 use crate::error::Result;
+use crate::gpu::in_block;
 use crate::model::losses::Examples;
 
 /// Norm of each part's gradient with respect to all weights, over all ranks, at step k. Overwrites the gradients in the parameters.
@@ -18,7 +19,7 @@ pub fn part_norms(
     let gpu = learner.params.gpu().cloned();
     // What runs in a step's block needs no further memory.
     learner.lay_out(examples, k, ranks)?;
-    let mut all = || {
+    in_block(gpu.as_ref(), || {
         let mut norms = Vec::new();
         loop {
             let at = norms.len();
@@ -29,9 +30,5 @@ pub fn part_norms(
                 return Ok(norms);
             }
         }
-    };
-    match gpu {
-        Some(gpu) => gpu.in_block(all),
-        None => all(),
-    }
+    })
 }

@@ -17,7 +17,7 @@ use crate::config::Config;
 use crate::data::shard::Data;
 use crate::data::split::Split;
 use crate::error::{At, Error, Result};
-use crate::gpu::{Choices, Gpu};
+use crate::gpu::{Choices, Gpu, in_block};
 use crate::optim::Optimizer;
 use crate::params::{Flats, Params};
 use crate::progress::Progress;
@@ -128,10 +128,7 @@ impl Run {
             let measured = self.measured.get_or_init(|| Measured::of(&self.data, &self.split));
             let score =
                 || validate::pdcorr(&self.learner, &self.state.effects, &self.data, measured, average);
-            match self.learner.params.gpu() {
-                Some(gpu) => gpu.in_block(score),
-                None => score(),
-            }
+            in_block(self.learner.params.gpu(), score)
         };
         let scores = average.map(scored).transpose();
         // That a rank is gone says more than the device's error that follows from it.
