@@ -1,5 +1,6 @@
 //! Lays preset, recipe, TOML file and single settings over each other, in this order, then checks the result as a whole.
 
+use std::ops::RangeInclusive;
 use std::path::Path;
 
 use toml::{Table, Value};
@@ -61,36 +62,30 @@ impl Config {
 
     /// Refuses settings that cannot run, naming the field.
     pub fn validate(&self) -> Result<()> {
+        if let Some((field, n, range)) = self.ranges().into_iter().find(|(_, n, range)| !range.contains(n)) {
+            let (least, most) = range.into_inner();
+            let bound = if n < least { format!("least {least}") } else { format!("most {most}") };
+            return Err(Error::setting(field, format!("must be at {bound}")));
+        }
         let (e, f, o, l) = (&self.encoder, &self.flow, &self.optim, &self.loss);
         let share = |x: f32| (0.0..=1.0).contains(&x);
         let weight = |x: f32| x >= 0.0 && x.is_finite();
         let positive = |x: f64| x as f32 > 0.0 && (x as f32).is_finite();
         let decoders = [Activation::Relu, Activation::Softplus, Activation::Identity];
         let checks = [
-            (e.patch >= 1, "encoder.patch", "must be at least one gene per patch"),
-            (e.layers >= 1, "encoder.layers", "must be at least one block"),
-            (e.ffn >= 1, "encoder.ffn", "must be at least 1"),
-            (e.width >= 1, "encoder.width", "must be at least 1"),
-            (e.heads >= 1 && e.width.is_multiple_of(e.heads), "encoder.heads", "must divide encoder.width"),
-            (f.layers >= 1, "flow.layers", "must be at least one block"),
-            (f.ffn >= 1, "flow.ffn", "must be at least 1"),
-            (f.width >= 1, "flow.width", "must be at least 1"),
-            (f.heads >= 1 && f.width.is_multiple_of(f.heads), "flow.heads", "must divide flow.width"),
+            (e.width.is_multiple_of(e.heads), "encoder.heads", "must divide encoder.width"),
+            (f.width.is_multiple_of(f.heads), "flow.heads", "must divide flow.width"),
             (share(f.mask), "flow.mask", "must be a fraction from 0 to 1"),
             (share(f.t_zero), "flow.t_zero", "must be a fraction from 0 to 1"),
-            (self.decoder.width >= 1, "decoder.width", "must be at least 1"),
             (
                 decoders.contains(&self.decoder.activation),
                 "decoder.activation",
                 "must be relu, softplus or identity",
             ),
-            (self.conditions.width >= 1, "conditions.width", "must be at least 1"),
             (weight(l.w_mmd), "loss.w_mmd", "must be finite and not negative"),
             (weight(l.w_flow), "loss.w_flow", "must be finite and not negative"),
             (weight(l.w_endpoint), "loss.w_endpoint", "must be finite and not negative"),
             (weight(l.effect), "loss.effect", "must be finite and not negative"),
-            (self.data.sets >= 1, "data.sets", "must be at least one set per step"),
-            (self.data.cells >= 2, "data.cells", "must be at least two cells per set"),
             ((0.0..=1.0).contains(&self.data.alpha), "data.alpha", "must be from 0 (uniform) to 1 (natural)"),
             (positive(o.lr), "optim.lr", "must be a positive number, as f32"),
             (positive(o.clip), "optim.clip", "must be a positive number, as f32; 1e9 clips nothing"),
@@ -109,40 +104,38 @@ impl Config {
                 "must be a fraction of the peak rate, from 0 to 1",
             ),
             ((0.0..1.0).contains(&o.ema), "optim.ema", "must be at least 0 and below 1"),
-            (self.train.steps >= 1, "train.steps", "must be at least 1"),
-            (self.train.log_every >= 1, "train.log_every", "must be at least one step"),
-            (self.train.checkpoint_every >= 1, "train.checkpoint_every", "must be at least one step"),
-            (self.predict.steps >= 1, "predict.steps", "must be at least 1"),
         ];
-        if let Some((_, field, what)) = checks.into_iter().find(|(right, ..)| !right) {
-            return Err(Error::setting(field, what));
-        }
-        self.fits()
-    }
-
-    /// Refuses sizes that are too large for any machine.
-    fn fits(&self) -> Result<()> {
-        let (e, f) = (&self.encoder, &self.flow);
-        let sizes = [
-            ("encoder.patch", e.patch, WIDEST),
-            ("encoder.width", e.width, WIDEST),
-            ("encoder.ffn", e.ffn, WIDEST),
-            ("encoder.layers", e.layers, DEEPEST),
-            ("flow.width", f.width, WIDEST),
-            ("flow.ffn", f.ffn, WIDEST),
-            ("flow.layers", f.layers, DEEPEST),
-            ("decoder.width", self.decoder.width, WIDEST),
-            ("conditions.width", self.conditions.width, WIDEST),
-            ("data.sets", self.data.sets, LARGEST),
-            ("data.cells", self.data.cells, LARGEST),
-            ("predict.steps", self.predict.steps, LARGEST),
-            ("train.steps", self.train.steps as usize, LARGEST_NUMBER as usize),
-            ("train.seed", self.train.seed as usize, LARGEST_NUMBER as usize),
-        ];
-        match sizes.into_iter().find(|(_, size, most)| size > most) {
-            Some((field, _, most)) => Err(Error::setting(field, format!("must be at most {most}"))),
+        match checks.into_iter().find(|(right, ..)| !right) {
+            Some((_, field, what)) => Err(Error::setting(field, what)),
             None => Ok(()),
         }
+    }
+
+    /// Every whole number with its range, as its comment has it; where that has no end, the largest that TOML holds.
+    fn ranges(&self) -> [(&'static str, usize, RangeInclusive<usize>); 19] {
+        let (e, f, d, t) = (&self.encoder, &self.flow, &self.data, &self.train);
+        let any = LARGEST_NUMBER as usize;
+        [
+            ("encoder.patch", e.patch, 1..=WIDEST),
+            ("encoder.width", e.width, 1..=WIDEST),
+            ("encoder.layers", e.layers, 1..=DEEPEST),
+            ("encoder.heads", e.heads, 1..=any),
+            ("encoder.ffn", e.ffn, 1..=WIDEST),
+            ("flow.width", f.width, 1..=WIDEST),
+            ("flow.layers", f.layers, 1..=DEEPEST),
+            ("flow.heads", f.heads, 1..=any),
+            ("flow.ffn", f.ffn, 1..=WIDEST),
+            ("decoder.width", self.decoder.width, 1..=WIDEST),
+            ("conditions.width", self.conditions.width, 1..=WIDEST),
+            ("data.sets", d.sets, 1..=LARGEST),
+            ("data.cells", d.cells, 2..=LARGEST),
+            ("train.steps", t.steps as usize, 1..=any),
+            ("train.seed", t.seed as usize, 0..=any),
+            ("train.log_every", t.log_every as usize, 1..=any),
+            ("train.val_every", t.val_every as usize, 0..=any),
+            ("train.checkpoint_every", t.checkpoint_every as usize, 1..=any),
+            ("predict.steps", self.predict.steps, 1..=LARGEST),
+        ]
     }
 }
 
@@ -313,6 +306,38 @@ mod tests {
         let set = ["train.steps=few".to_string()];
         let error = Config::load(None, Some(&file), &set).expect_err("no number").to_string();
         assert!(error.starts_with("train.steps: "), "{error}");
+    }
+
+    #[test]
+    fn every_whole_number_has_the_range_that_its_comment_states() {
+        let number = |word: &str| -> Option<usize> {
+            let digits = word.trim_end_matches(|c: char| c.is_ascii_punctuation());
+            match digits.split_once('^') {
+                Some((base, power)) => Some(base.parse::<usize>().ok()?.pow(power.parse().ok()?)),
+                None => digits.parse().ok(),
+            }
+        };
+        let stated = |meaning: &str| {
+            let words: Vec<&str> = meaning.split_whitespace().collect();
+            let range = |three: &[&str]| match three[1..] {
+                ["to", most] => Some(number(three[0])?..=number(most)?),
+                ["or", more] if more.starts_with("more") => Some(number(three[0])?..=LARGEST_NUMBER as usize),
+                _ => None,
+            };
+            words.windows(3).find_map(range).unwrap_or(0..=LARGEST_NUMBER as usize)
+        };
+        let config = Config::new("tiny", "default").expect("names");
+        let ranges = config.ranges();
+        for (field, _, range) in &ranges {
+            assert_eq!(stated(&meaning(field)), *range, "{field}: {}", meaning(field));
+        }
+        let whole = |value: &String| value.parse::<u64>().is_ok();
+        let mut all: Vec<String> =
+            config.fields().into_iter().filter(|(_, v)| whole(v)).map(|(f, _)| f).collect();
+        let mut rows = ranges.map(|(field, ..)| field.to_string());
+        all.sort();
+        rows.sort();
+        assert_eq!(all, rows);
     }
 
     #[test]
