@@ -18,8 +18,12 @@ class Weights:
         zeros = torch.zeros(count, device=bench.device)
         self.w = torch.nn.Parameter(bench.numbers(count, real=torch.float32))
         self.w.grad = bench.numbers(count, real=torch.float32)
-        self.m, self.v, self.average = zeros, zeros.clone(), self.w.detach().clone()
-        self.rounded = self.w.detach().to(torch.bfloat16) if bench.cuda else None
+        # Neither is what it will be: an update that leaves one alone is seen.
+        self.m, self.v, self.average = zeros, zeros.clone(), self.w.detach() / 2
+        self.rounded = torch.zeros_like(self.w, dtype=torch.bfloat16) if bench.cuda else None
+
+    def numbers(self):
+        return self.w.detach(), self.w.grad, self.m, self.v, self.average, self.rounded
 
 
 def fused(weights, averaged):
@@ -47,18 +51,35 @@ def update(w, g, m, v, average, rounded):
         rounded.copy_(w)
 
 
+def first_step(weights, step, averaged):
+    """-> how far weights and average go in a step, and the rounded weights; and the same by the formula in float64."""
+    def gone(before, after):
+        kept = [after[0] - before[0], *([after[4] - before[4]] if averaged else [])]
+        return kept + ([after[5]] if after[5] is not None else [])
+
+    before = [x if x is None else x.clone() for x in weights.numbers()]
+    after = [x if x is None else x.double() for x in before]
+    with torch.no_grad():
+        update(*after)
+    right = gone([x if x is None else x.double() for x in before], after)
+    step()
+    return gone(before, weights.numbers()), right
+
+
 def peers(bench, L):
-    def prepared(make, **note):
+    def prepared(make, averaged=True, **note):
         copies = bench.copies(26 * L)
-        steps = [make(Weights(bench, L)) for _ in range(copies)]
-        return {"step": lambda i: steps[i % copies], "note": note}
+        weights = [Weights(bench, L) for _ in range(copies)]
+        steps = [make(w) for w in weights]
+        return {"step": lambda i: steps[i % copies], "note": note,
+                "check": lambda direction: first_step(weights[0], steps[0], averaged)}
 
     def whole(make):
         f = make()  # for all copies of the weights
-        return prepared(lambda w: torch.no_grad()(lambda: f(w.w.detach(), w.w.grad, w.m, w.v, w.average, w.rounded)))
+        return prepared(lambda w: torch.no_grad()(lambda: f(*w.numbers())))
 
     return {"clip, fused AdamW, average, copy": lambda: prepared(lambda w: fused(w, True)),
-            "without the average": lambda: prepared(lambda w: fused(w, False), less="no averaged weights"),
+            "without the average": lambda: prepared(lambda w: fused(w, False), averaged=False, less="no averaged weights"),
             **{name: lambda make=make: whole(make) for name, make in each_mode(bench, update).items()}}
 
 

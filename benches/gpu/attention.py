@@ -44,8 +44,8 @@ def flex_packed(bench, rows, tokens):
     return flex(block_mask=mask, kernel_options={"FORCE_USE_FLEX_ATTENTION": True})
 
 
-def ready(forwards, inputs, upstream):
-    return {name: lambda make=make: directions(make(), inputs, upstream) for name, make in forwards.items()}
+def ready(forwards, inputs, upstream, right=plain):
+    return {name: lambda make=make: directions(make(), inputs, upstream, right) for name, make in forwards.items()}
 
 
 def numbers(bench, sets, queries, keys, heads, width):
@@ -75,11 +75,14 @@ def packed(bench, inputs, upstream):
     def pack(x):  # random numbers are as good in one order as in another
         return x.detach().view(cells // together, heads, rows, width).requires_grad_(x.requires_grad)
 
+    def apart(q, k, v):
+        return plain(*(x.unflatten(2, (together, tokens)) for x in (q, k, v))).flatten(2, 3)
+
     at = torch.arange(rows, device=bench.device) // tokens
     mask = at[:, None] == at  # what is masked is computed too, in the places where nothing would be otherwise
     forwards = {f"{name}, packed": lambda enum=enum: backend(enum, mask) for name, enum in BACKENDS.items() if enum != "MATH"}
     forwards["FlexAttention, packed"] = lambda: flex_packed(bench, rows, tokens)
-    return ready(forwards, [[pack(x) for x in copy] for copy in inputs], [pack(x) for x in upstream])
+    return ready(forwards, [[pack(x) for x in copy] for copy in inputs], [pack(x) for x in upstream], apart)
 
 
 def in_cell(bench, M, P, H, K):

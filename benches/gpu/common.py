@@ -9,6 +9,10 @@ A family runs as A B A B: ours for all its sizes, each peer for all of them, the
 the mean of the two. What cannot run here (a missing module, a size or backend that is refused, no room) is noted as absent,
 with the reason. Sizes are told by our own program, so they stand in one place.
 
+Before a peer is timed, what it computes is compared with the same formula in float32, written once more in the family's file. One
+that computes something else is told as wrong, and not timed; `error` is what was found, as a relative norm. Our program tells only
+times here: its values are checked by `scale-engine selftest`, with references of its own.
+
 What torch.compile makes is a peer for each of --modes: "default", and "max-autotune" (without CUDA graphs: what is timed here is one
 kernel or a few), which chooses among products too. That takes about 5 s a product, on a machine that does nothing else, so it is done
 by default only where there are none (rows, adamw).
@@ -32,6 +36,8 @@ except ImportError:  # then every peer is absent
 
 WARM, ROUNDS = 5, 2
 LONG, LEAST = 1.0, 5  # seconds after which what is slow has had enough turns, and how many it has at least
+# Relative norm error that a peer's values may have, by the type that they are stored in.
+TOLERANCE = {"bfloat16": 2e-2, "float32": 1e-3}
 MODES = {"default": None, "max-autotune": "max-autotune-no-cudagraphs", "reduce-overhead": "reduce-overhead"}
 
 
@@ -189,8 +195,32 @@ def free(bench):
         torch.cuda.empty_cache()
 
 
-def directions(forward, inputs, upstream):
-    """An op as a function, copies of its inputs, gradients of its value -> {direction: prepare}."""
+class Wrong(Exception):
+    """A peer computes something else."""
+
+
+def compared(found, right, allowed=None):
+    """Tensors and what they should be -> the largest relative norm error; `allowed`, or their types, tell how large it may be."""
+    errors = []
+    for x, y in zip(found, right, strict=True):
+        if x.shape != y.shape:
+            raise Wrong(f"has the shape {list(x.shape)}, not {list(y.shape)}")
+        x, y = x.detach().float(), y.detach().float()
+        errors.append((torch.linalg.vector_norm(x - y) / torch.linalg.vector_norm(y).clamp(min=1e-30)).item())
+    for error, x in zip(errors, found):
+        most = allowed or TOLERANCE[str(x.dtype).removeprefix("torch.")]
+        if not error <= most:  # NaN is wrong too
+            raise Wrong(f"differs by {error:.2g} (relative norm, {most:g} is allowed)")
+    return float(f"{max(errors):.2g}")
+
+
+def tensors(value):
+    return [value] if isinstance(value, torch.Tensor) else list(value)
+
+
+def directions(forward, inputs, upstream, plain):
+    """An op as a function, copies of its inputs, gradients of its value, its formula -> {direction: prepare}, and `check`, which
+    gives what a direction computes of the first copy, and what the formula does in float32."""
     copies = len(inputs)
 
     def ahead(i):
@@ -202,11 +232,21 @@ def directions(forward, inputs, upstream):
         dy = upstream[i % copies]
         return lambda: torch.autograd.grad(y, wanted, dy)
 
-    return {"forward": ahead, "backward": back}
+    turns = {"forward": ahead, "backward": back}
+
+    def check(direction):
+        wide = [v.detach().float().requires_grad_(v.requires_grad) for v in inputs[0]]
+        right = plain(*wide)
+        if direction == "backward":
+            right = torch.autograd.grad(right, [v for v in wide if v.requires_grad], upstream[0].float())
+        return tensors(turns[direction](0)()), tensors(right)
+
+    return turns | {"check": check}
 
 
-def family(bench, case, peers, rounds=ROUNDS):
-    """Ours and theirs, A B A B. `peers(**shape)` -> {name: function -> {direction: prepare}}. Rows that are there get more peers."""
+def family(bench, case, peers, rounds=ROUNDS, more=()):
+    """Ours and theirs, A B A B. `peers(**shape)` -> {name: function -> {direction: prepare, check}}; `more` names those of them that
+    are no part of PyTorch, but need it. Rows that are there get more peers."""
     rows, ready = {(json.dumps(row["shape"]), row["direction"]): row for row in bench.rows if row["name"] == case}, {}
     for _ in range(rounds):
         free(bench)
@@ -224,17 +264,17 @@ def family(bench, case, peers, rounds=ROUNDS):
                 rows[key]["ours_host_bound"] = True
         for shape in dict.fromkeys(shape for shape, _ in rows):
             if shape not in ready:
-                ready[shape] = {name: [make] for name, make in all_of(peers, json.loads(shape)).items()}
+                ready[shape] = {name: [make] for name, make in all_of(peers, more, json.loads(shape)).items()}
             for peer, slot in ready[shape].items():
                 for (_, direction), row in ((key, row) for key, row in rows.items() if key[0] == shape):
                     of_peer(bench, slot, peer, direction, row)
                     bench.save()
 
 
-def all_of(peers, shape):
+def all_of(peers, more, shape):
     """What makes each peer ready; where already their inputs find no room, what says so."""
     if torch is None:
-        return {"torch": refuse("not installed")}
+        return {"torch": refuse("not installed")} | dict.fromkeys(more, refuse("PyTorch is not installed"))
     try:
         return peers(**shape)
     except Exception as error:
@@ -244,7 +284,7 @@ def all_of(peers, shape):
 def of_peer(bench, slot, peer, direction, row):
     """One peer, size and direction. `slot` holds what makes it ready, then what that made: compiled once for both rounds."""
     found = row["peers"].setdefault(peer, {"us": []})
-    if "absent" in found:
+    if "us" not in found:
         return
     try:
         if bench.left() < 0:
@@ -253,7 +293,12 @@ def of_peer(bench, slot, peer, direction, row):
             slot.append(slot[0]())
         prepared = slot[1]
         found.update(prepared.get("note", {}))
+        if "error" not in found:
+            found["error"] = compared(*prepared["check"](direction))
+            free(bench)
         add_round(found, *measure(bench, prepared[direction]))
+    except Wrong as error:
+        row["peers"][peer] = {"wrong": str(error)}
     except Exception as error:  # what a peer cannot do is reported, not fatal
         if not found["us"]:  # timed in the first round, it stays timed
             row["peers"][peer] = {"absent": why(error)}

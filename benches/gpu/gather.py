@@ -50,11 +50,17 @@ def peers(bench, R, G):
     made += [tuple(x.clone() for x in made[0]) for _ in range(copies - 1)]
     scale = torch.ones(R, device=bench.device)
 
+    def formula():
+        gene, counts, starts, row = made[0]
+        right = torch.zeros(R, G, device=bench.device)
+        right[row, gene] = torch.log1p(counts.float() / scale[row]) * BY
+        return right
+
     def prepared(dense, with_starts=False):
         def prepare(i):
             gene, counts, starts, row = made[i % copies]
             return lambda: dense(row, gene, counts, scale, *([starts] if with_starts else []))
-        return {"forward": prepare}
+        return {"forward": prepare, "check": lambda direction: ([prepare(0)()], [formula()])}
 
     def sparse():
         def dense(row, gene, counts, scale, starts):

@@ -12,6 +12,10 @@ between events at the ends of turns, and nobody waits between turns; the median 
 but of 20 at least; the report tells how many. A turn of ours is a process of its own, and the peer gives its cache back before it, not
 its weights. FLOPs are those of the twin's products, counted on no device.
 
+Before a peer is timed, its loss and clipped gradients, or its prediction, are compared with the eager program's for the same weights
+and cells; a peer that computes something else is told as wrong and not timed. The eager program is held to tools/twin.py by
+`tools/step_torch.py --check`, and ours is by tests/golden.rs.
+
 A row is a preset and a --size, SETSxCELLS; by default 32x512 and 4x512. "default" is the step for which the preset is made (s40
 16x128, s184 and s280 8x256); it has no prediction, and needs a call of its own.
 
@@ -44,6 +48,7 @@ import common
 from common import compiled, now, torch
 
 SIZES = "32x512", "4x512"
+TOLERANCE = 5e-2  # relative norm error of a loss, of all gradients together, of a prediction
 DEFAULT_STEPS = {"tiny": "16x32", "s40": "16x128", "s184": "8x256", "s280": "8x256"}  # src/config/presets.rs
 CONDITION_SEED = 3
 AT_A_TIME = 8  # peers that are compiled
@@ -120,34 +125,64 @@ class Twin:
         random = torch.Generator().manual_seed(CONDITION_SEED)
         return torch.stack([torch.randint(n, (sets,), generator=random) for n in self.counts], 1).to(self.bench.device)
 
-    def turn(self, way, sets, cells):
-        """-> what does one step or prediction."""
-        forward, model, ids = self.forwards[way.mode], self.models[way.wide], self.ids(sets)
+    def given(self, sets, cells):
+        """Cells, conditions and times."""
         x = self.cells(2 * sets if self.what == "step" else sets, cells)
         t = torch.rand(sets, device=self.bench.device) if self.what == "step" else x.new_zeros(sets)
-        cast = torch.autocast("cuda", torch.bfloat16) if self.bench.cuda else nullcontext()
+        return x, self.ids(sets), t
+
+    def cast(self):
+        return torch.autocast("cuda", torch.bfloat16) if self.bench.cuda and self.what == "step" else nullcontext()
+
+    def turn(self, way, given):
+        """-> what does one step or prediction, and gives its loss or its cells."""
+        forward, model = self.forwards[way.mode], self.models[way.wide]
 
         def step():
             # Gradients are made anew, not added to: torch.compile's graphs and ours write them where they like.
             self.optimizer.zero_grad(set_to_none=True)
             if way.mode == "reduce-overhead":
                 torch.compiler.cudagraph_mark_step_begin()
-            with cast:
-                total = forward(model, x, ids, t)
+            with self.cast():
+                total = forward(model, *given)
             total.backward()
             torch.nn.utils.clip_grad_norm_(self.weights, 1.0)
             self.optimizer.step()
             with torch.no_grad():
                 torch._foreach_lerp_(self.average, self.weights, 1e-3)
+            return total.detach()
 
         @torch.inference_mode()
         def prediction():
             if way.mode == "reduce-overhead":
                 torch.compiler.cudagraph_mark_step_begin()
-            forward(model, x, ids, t)
+            return forward(model, *given)
 
         turn = {"step": step, "prediction": prediction}[self.what]
         return captured(turn, self.bench) if way.graph else turn
+
+    def eager(self, given):
+        """What a turn gives, and the gradients that it leaves, without changing anything."""
+        with torch.set_grad_enabled(self.what == "step"), self.cast():
+            value = self.forwards[None](self.models[False], *given)
+        if self.what != "step":
+            return [value]
+        gradients = torch.autograd.grad(value, self.weights)
+        norm = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(g) for g in gradients]))
+        scale = (1 / (norm + 1e-6)).clamp(max=1)
+        return [value.detach(), flat([g * scale for g in gradients])]
+
+    def checked(self, way, given):
+        """-> a turn, and how far its values are from the eager program's; capturing one changes the weights."""
+        before, right = [w.detach().clone() for w in self.weights], self.eager(given)
+        common.free(self.bench)
+        turn = self.turn(way, given)
+        with torch.no_grad():
+            torch._foreach_copy_(self.weights, before)
+        found = [turn()]
+        if self.what == "step":
+            found.append(flat([w.grad for w in self.weights]))
+        return turn, common.compared(found, right, TOLERANCE)
 
     def held(self):
         """Bytes that it keeps between turns."""
@@ -159,6 +194,10 @@ class Twin:
         for w in self.weights:
             w.grad = None
         common.free(self.bench)
+
+
+def flat(tensors):
+    return torch.cat([x.flatten() for x in tensors])
 
 
 def predict(model, x, ids, t):
@@ -177,10 +216,14 @@ def captured(turn, bench):
     own.wait_stream(aside)
     try:
         with torch.cuda.graph(graph):
-            turn()
+            value = turn()
     finally:
         torch.cuda.set_stream(own)  # a capture that fails leaves its own
-    return lambda turn=turn: graph.replay()  # which reads what `turn` holds
+
+    def replay(turn=turn):  # which reads what `turn` holds
+        graph.replay()
+        return value
+    return replay
 
 
 def flops(preset, what, cells):
@@ -257,6 +300,19 @@ def rows(bench):
     return found
 
 
+def of_peer(bench, twin, way, asked, found):
+    """One round: checked in the first, timed."""
+    given = twin.given(asked.sets, asked.cells)
+    if "error" in found:
+        turn = twin.turn(way, given)
+    else:
+        turn, found["error"] = twin.checked(way, given)
+        common.free(bench)
+    if bench.cuda:
+        torch.cuda.reset_peak_memory_stats()
+    common.add_round(found, *measure(bench, turn))
+
+
 def compare(bench, asked):
     """A B A B of one row."""
     row = {"name": asked.what, "shape": asked.shape(), "direction": "whole", "bytes": 0, "flops": 0, "ours_us": [], "peers": {},
@@ -286,18 +342,19 @@ def compare(bench, asked):
                 twin = twins[way.joined]
                 row["flops"] = row["flops"] or asked.sets * flops(asked.preset, asked.what, asked.cells)
                 twin.rest()
-                if bench.cuda:
-                    torch.cuda.reset_peak_memory_stats()
-                found = measure(bench, twin.turn(way, asked.sets, asked.cells))
-                common.add_round(row["peers"].setdefault(peer, {"us": []}), *found)
+                of_peer(bench, twin, way, asked, row["peers"].setdefault(peer, {"us": []}))
                 if bench.cuda:
                     # Not what the other twin keeps. The lower round's: where there was no compiling ahead, the first one's is the compiler's.
                     others = sum(other.held() for other in twins.values() if other is not twin)
                     gib = (torch.cuda.max_memory_reserved() - others) / 2**30
                     row["peak_gib"][peer] = min(gib, row["peak_gib"].get(peer, gib))
+            except common.Wrong as error:
+                failed.add(peer)
+                row["peers"][peer] = {"wrong": str(error)}
             except Exception as error:  # what a peer cannot do is reported, not fatal
                 failed.add(peer)
-                row["peers"].setdefault(peer, {"absent": common.why(error)})  # timed in the first round, it stays timed
+                if not row["peers"].get(peer, {}).get("us"):  # timed in the first round, it stays timed
+                    row["peers"][peer] = {"absent": common.why(error)}
             print(row["name"], row["shape"], peer, row["peers"][peer], flush=True)
             bench.save()
             for twin in twins.values():
@@ -322,7 +379,8 @@ def fill_cache(bench, row, peer):
     began, said = time.monotonic(), "compiled"
     try:
         way = ways(bench)[peer]
-        Twin(bench, row.preset, row.what, way.joined).turn(way, row.sets, row.cells)()
+        twin = Twin(bench, row.preset, row.what, way.joined)
+        twin.turn(way, twin.given(row.sets, row.cells))()
         if bench.cuda:
             torch.cuda.synchronize()
     except Exception as error:  # most likely no memory: others use the device. What was compiled until then is kept

@@ -64,11 +64,12 @@ def line(row, ceilings):
 
 
 def others(row):
-    """A line for each peer that is not the best, or that could not run."""
+    """What is told of each peer that is not the best, that could not run, or that computes something else."""
     first = best(row)
     told = [f"{peer} {figure(us)}" + bound(row["peers"][peer]) + (f" ({row['peers'][peer]['less']})" if "less" in row["peers"][peer] else "")
             for us, peer in timed(row) if not first or peer != first[1]]
-    told += [f"{peer} absent: {found['absent']}" for peer, found in row["peers"].items() if "absent" in found]
+    told += [f"{peer} {word}: {found[field]}" for field, word in (("wrong", "WRONG, not timed"), ("absent", "absent"))
+             for peer, found in row["peers"].items() if field in found]
     told += [f"{who} {gib:.1f} GiB" for who, gib in row.get("peak_gib", {}).items() if gib]
     return f"- {row['name']} {row['direction']}, {size(row)}: " + ("; ".join(told + turns(row)) or "no other")
 

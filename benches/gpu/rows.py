@@ -24,19 +24,24 @@ def swiglu(x):
     return torch.nn.functional.silu(gate) * up
 
 
-def peers(bench, shapes, out, forwards):
+def plain_gate(x):
+    gate, up = x.chunk(2, -1)
+    return gate * gate.sigmoid() * up
+
+
+def peers(bench, shapes, out, forwards, plain):
     size = bench.real.itemsize * shapes[0][0] * shapes[0][1]
     inputs = [[bench.numbers(*shape, grad=True) for shape in shapes] for _ in range(bench.copies(size))]
     upstream = [bench.numbers(*out) for _ in inputs]
-    return {name: lambda make=make: directions(make(), inputs, upstream) for name, make in forwards.items()}
+    return {name: lambda make=make: directions(make(), inputs, upstream, plain) for name, make in forwards.items()}
 
 
 def main():
     bench = common.Bench(__doc__, modes=("default", "max-autotune"))
     norms = {"torch": lambda: rms_norm} | each_mode(bench, rms_norm) | each_mode(bench, plain_norm, "compiled by hand")
-    common.family(bench, "rms_norm", lambda M, D: peers(bench, [(M, D), (D,)], (M, D), norms))
+    common.family(bench, "rms_norm", lambda M, D: peers(bench, [(M, D), (D,)], (M, D), norms, plain_norm))
     gates = {"torch": lambda: swiglu} | each_mode(bench, swiglu)
-    common.family(bench, "swiglu", lambda M, F: peers(bench, [(M, 2 * F)], (M, F), gates))
+    common.family(bench, "swiglu", lambda M, F: peers(bench, [(M, 2 * F)], (M, F), gates, plain_gate))
     bench.finish()
 
 
