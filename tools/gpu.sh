@@ -1,29 +1,33 @@
 #!/usr/bin/env bash
-# Everything to run on a machine with an NVIDIA GPU: checks and memory checks, then timings and counters, then the peers, and, where
-# there is more than one GPU, how a step scales over them.
+# Everything to run on a machine with an NVIDIA GPU: checks and memory checks, then timings and counters, then launches through the
+# crates cust and cudarc, then the peers, and, where there is more than one GPU, how a step scales over them.
 #
 #   tools/gpu.sh [OUT [PART ..]]    raw output goes to the folder OUT, default benches/results/HOST-DATE; parts are checks, timings,
-#                                   peers and scaling, all by default; the last is worth a call of its own, of 20 minutes
-#   SECONDS_LEFT=300 tools/gpu.sh   what would begin later than that is left out, and reported; default 540
+#                                   crates, peers and scaling, all by default; the last is worth a call of its own, of 20 minutes
+#   SECONDS_LEFT=300 tools/gpu.sh   what would begin later than that is left out, and reported; default 540. In each part what has never
+#                                   been measured goes first; benches/README.md has calls that fit, with their seconds
 #   PRESETS="s184 s40" tools/gpu.sh presets for the whole model and its peers; default s184
 #   SIZES="32x512 default"          sets x cells of the model's peers, "default" the presets' own steps; default 32x512 and 4x512
 #   ONLY=attention,mmd MODES=..     families of the peers and modes of torch.compile: see benches/gpu/run.py and model.py. Its choice by
 #                                   timing, max-autotune, is only made in quiet, so not beside checks
 #   SCALING="--ctas 8"              options of tools/scaling.py
+#   CUST_PEER=..                    the program of benches/cust-peer; default is where cargo leaves it. Where it is not, it is built if
+#                                   that goes offline, and otherwise told as absent
 #   COMMIT=..                       of the program, where no git tells it
 #
 # Needs a driver of the 580 series or newer and cuBLASLt 13. Takes target/release/scale-engine, or $PROGRAM, as it is (build it with
 # nvcc at hand: tools/cuda.sh && cargo build --release), so it can be copied to a machine without Rust. cuBLASLt is looked for in
 # PyTorch's wheels if the system has none. Checks run in parallel, together with torch.compile, which takes minutes (without checks it
-# goes before the peers, for at most three quarters of the time); whatever is timed has the machine to itself.
+# goes before the model's peers, in their time); whatever is timed has the machine to itself.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 export PROGRAM=$(realpath "${PROGRAM:-target/release/scale-engine}")
 export OUT=${1:-benches/results/$(hostname)-$(date +%F)}
 parts=" ${*:2} "
-[[ $parts == "  " ]] && parts=" checks timings peers scaling "
+all=" checks timings crates peers scaling "
+[[ $parts == "  " ]] && parts=$all
 for part in $parts; do
-    [[ " checks timings peers scaling " == *" $part "* ]] || { echo "there is no part $part: checks, timings, peers, scaling" >&2; exit 2; }
+    [[ $all == *" $part "* ]] || { echo "there is no part $part: the parts are$all" >&2; exit 2; }
 done
 export WORK=$(mktemp -d)
 mkdir -p "$OUT"
@@ -110,6 +114,13 @@ for at in range(steps // 3, marks[-1], steps // 3):
     print(f"{more:.2f} s more in the 50 steps after the checkpoint of step {at}")
 END
 }
+# What launches and copies cost through the crates cust and cudarc.
+cust_peer() {
+    local folder=benches/cust-peer program=${CUST_PEER:-benches/cust-peer/target/release/cust-peer}
+    [[ -x $program ]] || (cd $folder && cargo build --release --locked --offline) 2>&1 | tail -n 3
+    [[ -x $program ]] || { echo "absent: there is no $program, and cargo cannot build it here"; return 0; }
+    "$program"
+}
 scaling() { # seconds
     local gpus=$(python3 tools/scaling.py --count)
     ((gpus > 1)) || { echo "skipped: GPUs here: $gpus, needed: two"; return 0; }
@@ -118,14 +129,14 @@ scaling() { # seconds
     python3 tools/scaling.py "$WORK/demo/data" "$WORK/demo/split.toml" --out "$OUT" --program "$PROGRAM" --limit 90 --seconds $(($1 - 120)) \
         ${COMMIT:+--commit "$COMMIT"} ${SCALING:-}
 }
-export -f check sanitize demo resume walk scaling each_op
+export -f check sanitize demo resume walk cust_peer scaling each_op
 
 { echo "commit ${commit:-unknown}"; "$PROGRAM" --version; sha256sum "$PROGRAM"; nvidia-smi -q -d MEMORY,CLOCK,POWER; nvidia-smi; lscpu; } >"$OUT/machine.txt" 2>&1
 model=$(printf -- '--preset %s ' ${PRESETS:-s184})$(printf -- '--size %s ' ${SIZES:-32x512 4x512})${MODES:+--modes $MODES}
 # torch.compile's part of the peers, which goes before them.
 compile=(python3 benches/gpu/model.py --program "$PROGRAM" $model --compile)
 ahead=
-[[ $parts == *" peers "* && ,${ONLY:-model}, == *,model,* ]] && python3 -c 'import torch' 2>/dev/null && ahead=yes
+[[ $parts == *" peers "* && ,${ONLY:-model}, == *,model,* ]] && python3 -c 'import torch' 2>/dev/null && ahead=--compile
 if [[ $parts == *" checks "* ]]; then
     if [[ -n $ahead && ${MODES:-} != *max-autotune* ]]; then
         ahead=
@@ -144,44 +155,46 @@ if [[ $parts == *" checks "* ]]; then
     if [[ -n $compiling ]]; then
         run compiled timeout 150 tail --pid="$compiling" -f "$OUT/compile.txt"
         # Whatever is timed has the machine to itself.
-        kill -- -"$compiling" 2>/dev/null && echo "   torch.compile was not done"
+        kill -- -"$compiling" 2>/dev/null && echo "   torch.compile was not done" && ahead=--compile
         wait "$compiling" || failed=1
         compiling=
     fi
 fi
 if [[ $parts == *" timings "* ]]; then
     limit=120
+    # Kernels that have changed since they were measured. s280's encoder has rows of 768 numbers, with kernels of their own; `ops` ends
+    # with the times of both ways, `profile` tells which one the step took.
+    for case in attention_set mmd; do
+        run ops-s184-$case "$PROGRAM" bench ops --preset s184 --case $case --device cuda
+    done
+    for case in matmul_swiglu rms_norm; do
+        run ops-s280-$case "$PROGRAM" bench ops --preset s280 --case $case --device cuda
+    done
     for sets in 32 4; do
         run step-s184-$((512 * sets)) "$PROGRAM" bench step --preset s184 --sets $sets --cells 512 --device cuda --json
         run predict-s184-$((512 * sets)) "$PROGRAM" bench predict --preset s184 --sets $sets --cells 512 --device cuda --json
     done
-    run ops-s184 "$PROGRAM" bench ops --preset s184 --device cuda
-    run profile-s184-16384 "$PROGRAM" profile --preset s184 --sets 32 --cells 512 --device cuda
-    run train-s184-2048 bash -c "walk 4 1200"
-    run train-s184-16384 bash -c "walk 32 150"
-    run profile-s184-2048 "$PROGRAM" profile --preset s184 --sets 4 --cells 512 --device cuda
-    for sets in 32 4; do
-        run step-s40-$((512 * sets)) "$PROGRAM" bench step --preset s40 --sets $sets --cells 512 --device cuda --json
-    done
+    run step-s280-16384 "$PROGRAM" bench step --preset s280 --sets 32 --cells 512 --device cuda --json
     # The steps for which the presets are made.
     run step-s40-default "$PROGRAM" bench step --preset s40 --sets 16 --cells 128 --device cuda --json
     for preset in s184 s280; do
         run step-$preset-default "$PROGRAM" bench step --preset $preset --sets 8 --cells 256 --device cuda --json
     done
-    # Its encoder's rows of 768 numbers have kernels of their own; `ops` ends with the times of both ways, `profile` tells which one
-    # the step took.
-    for case in matmul_swiglu rms_norm; do
-        run ops-s280-$case "$PROGRAM" bench ops --preset s280 --case $case --device cuda
-    done
-    run step-s280-16384 "$PROGRAM" bench step --preset s280 --sets 32 --cells 512 --device cuda --json
+    run profile-s184-16384 "$PROGRAM" profile --preset s184 --sets 32 --cells 512 --device cuda
     run profile-s280-16384 "$PROGRAM" profile --preset s280 --sets 32 --cells 512 --device cuda
+    run train-s184-2048 bash -c "walk 4 1200"
+    run train-s184-16384 bash -c "walk 32 150"
+    run ops-s184 "$PROGRAM" bench ops --preset s184 --device cuda
+    run profile-s184-2048 "$PROGRAM" profile --preset s184 --sets 4 --cells 512 --device cuda
+    for sets in 32 4; do
+        run step-s40-$((512 * sets)) "$PROGRAM" bench step --preset s40 --sets $sets --cells 512 --device cuda --json
+    done
 fi
 limit=540
-# Where checks did not leave it the time.
-[[ -n $ahead ]] && run compile timeout $(((until - SECONDS) * 3 / 4)) "${compile[@]}"
+[[ $parts == *" crates "* ]] && run crates timeout 60 bash -c cust_peer
 if [[ $parts == *" peers "* ]] && ((SECONDS + 30 < until)); then
     run peers python3 benches/gpu/run.py --program "$PROGRAM" --out "$OUT/peers" --minutes "$(((until - SECONDS) / 60)).$(((until - SECONDS) % 60 * 10 / 60))" \
-        ${ONLY:+--only "$ONLY"} ${commit:+--commit "$commit"} $model
+        ${ONLY:+--only "$ONLY"} ${commit:+--commit "$commit"} $model $ahead
 fi
 if [[ $parts == *" timings "* ]] && command -v ncu >/dev/null; then
     limit=60
