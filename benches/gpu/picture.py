@@ -31,14 +31,18 @@ def bar(y, share, us, colour):
 
 
 def svg(result):
-    rows = [(row, floor(row, result["ceilings"])) for row in result["rows"]]
-    rows = [(row, lowest) for row, lowest in rows if lowest]
+    return drawn([(row, result["ceilings"]) for row in result["rows"]], f"{result['gpu']}, commit {result['commit'][:12]}")
+
+
+def drawn(rows, about):
+    """Rows with the ceilings of their runs."""
+    rows = [(row, lowest) for row, ceilings in rows if (lowest := floor(row, ceilings))]
     high, whole = TOP + ROW * len(rows) + 12, LEFT + WIDE + RIGHT
     parts = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {whole} {high}" width="{whole}" height="{high}" '
              'font-family="system-ui, sans-serif" font-size="11" fill="#222">',
              f'<rect width="{whole}" height="{high}" fill="white"/>',
              text(10, 20, "Share of the device's ceiling (copy or large product) that is reached", 'font-size="14"'),
-             text(10, 38, f"{result['gpu']}, commit {result['commit'][:12]}", 'fill="#666"'),
+             text(10, 38, about, 'fill="#666"'),
              f'<rect x="{LEFT}" y="30" width="10" height="10" fill="{OURS}"/>', text(LEFT + 15, 39, "ours"),
              f'<rect x="{LEFT + 60}" y="30" width="10" height="10" fill="{PEER}"/>', text(LEFT + 75, 39, "best peer"),
              text(LEFT + WIDE + 12, 39, "peer / ours", 'fill="#666"')]
