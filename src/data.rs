@@ -20,3 +20,4 @@ pub mod scale;
 pub mod shard;
 pub mod simulate;
 pub mod split;
+pub(crate) mod table;

@@ -117,7 +117,8 @@ pub enum Source {
     File {
         /// Control cells.
         controls: ControlFile,
-        /// CSV with columns perturbation, cell_type, batch, cells.
+        /// Table of text with the columns perturbation, cell_type, batch (which may be missing) and cells: commas separate them, in a
+        /// .tsv or .txt tabs; packed with gzip or not.
         request: PathBuf,
     },
 }

@@ -91,6 +91,7 @@ fn cells_from_memory_that_a_model_cannot_read_are_refused() {
         (refused(&x, &twice, None), "appears twice in var"),
     ] {
         assert!(told.contains(expected), "{told:?} should say {expected:?}");
+        assert!(!told.contains("--"), "an option of the program: {told}");
     }
 
     let mut of_panel = data.clone();

@@ -45,7 +45,7 @@ pub struct Args {
     /// Control cells to predict from, instead of a data directory
     #[arg(long, value_name = "F.h5ad", requires = "request")]
     controls: Option<PathBuf>,
-    /// Populations to predict, a .csv with the columns perturbation,cell_type,batch,cells
+    /// Populations to predict, a .csv with the columns perturbation,cell_type,batch,cells (or a .tsv; .gz or not)
     #[arg(long, value_name = "R.csv", requires = "controls", conflicts_with = "data")]
     request: Option<PathBuf>,
     /// File to write, with log1p values

@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::gzip;
 use super::h5ad::H5ad;
 use super::shard::{Manifest, parting};
+use super::table::Table;
 use crate::config::WIDEST;
 use crate::error::{Error, Result, some_of};
 use crate::folder::name_of;
@@ -40,10 +40,11 @@ pub struct FeatureId {
 impl FeatureTable {
     /// Reads a .csv (commas) or a .tsv or .txt (tabs), packed with gzip or not, whose first line names the columns, with the
     /// perturbation in the first one and numbers in all others; or an .h5ad, whose observations are the perturbations and whose X
-    /// has the numbers.
+    /// has the numbers. Blanks around the fields of a text do not count.
     ///
     /// # Errors
-    /// A file that cannot be read; a name that is empty or comes twice; what is not a finite number; nothing but names.
+    /// A file that cannot be read; a name that is empty or comes twice, that of a column among them; what is not a finite number;
+    /// nothing but names.
     pub fn read(path: &Path) -> Result<FeatureTable> {
         let (corner, columns, rows) = (String::new(), Vec::new(), BTreeMap::new());
         let mut table = FeatureTable { path: path.to_path_buf(), corner, columns, rows };
@@ -79,24 +80,22 @@ impl FeatureTable {
     }
 
     fn read_text(&mut self) -> Result<()> {
-        let mut file = gzip::table(&self.path)?;
-        let header = file.headers().map_err(|error| no_text(&self.path, &error))?.clone();
-        let mut header = header.iter().map(|name| name.trim().to_string());
+        let mut file = Table::open(&self.path)?;
+        let mut header = file.header().iter().cloned();
         self.corner = header.next().unwrap_or_default();
         self.columns = header.collect();
-        for record in file.records() {
-            let record = record.map_err(|error| no_text(&self.path, &error))?;
+        while let Some(row) = file.next()? {
             let number = |(column, text): (&String, &str)| {
-                let number = text.trim().parse::<f32>();
-                number.map_err(|_| {
-                    self.wrong(format!(
+                let wrong = || {
+                    row.wrong(format!(
                         "{:?} has {text:?} in column {column:?}, which is not a number",
-                        &record[0]
+                        row.at(0)
                     ))
-                })
+                };
+                text.parse::<f32>().map_err(|_| wrong())
             };
-            let row = self.columns.iter().zip(record.iter().skip(1)).map(number).collect::<Result<_>>()?;
-            self.add(&record[0], row)?;
+            let numbers = self.columns.iter().zip(row.iter().skip(1)).map(number).collect::<Result<_>>()?;
+            self.add(row.at(0), numbers)?;
         }
         Ok(())
     }
@@ -149,10 +148,6 @@ impl FeatureTable {
         crc.update(bytemuck::cast_slice(&self.rows(&data.perturbations, &data.control)));
         Ok(FeatureId { name: name_of(&self.path), columns: self.columns.clone(), crc: crc.finalize() })
     }
-}
-
-fn no_text(path: &Path, error: &csv::Error) -> Error {
-    Error::format(path, format!("is not a table of text: {error}"))
 }
 
 /// Standard deviations from which on a prediction is a guess.

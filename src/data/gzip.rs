@@ -19,20 +19,6 @@ pub(super) fn open(path: &Path) -> Result<Box<dyn BufRead>> {
     Ok(if packed { Box::new(unpacked(start)) } else { Box::new(start) })
 }
 
-/// A table of text, packed or not, whose first line names the columns: tabs separate them in a `.tsv` or `.txt`, commas in all others.
-pub(super) fn table(path: &Path) -> Result<csv::Reader<Box<dyn BufRead>>> {
-    let by = if has_tabs(path) { b'\t' } else { b',' };
-    Ok(csv::ReaderBuilder::new().delimiter(by).from_reader(open(path)?))
-}
-
-/// Whether a table's name says that tabs separate its columns.
-pub(super) fn has_tabs(path: &Path) -> bool {
-    // The ending below `.gz`, if the name has that.
-    let packed = path.extension().is_some_and(|end| end == "gz");
-    let plain = if packed { path.with_extension("") } else { path.into() };
-    plain.extension().is_some_and(|end| end == "tsv" || end == "txt")
-}
-
 /// All of them as text.
 pub(super) fn text(path: &Path) -> Result<String> {
     let mut text = String::new();

@@ -3,8 +3,6 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::Path;
 
-use serde::Deserialize;
-
 use super::controls::{self, ControlLabels, gene_keys};
 use super::unseen::hint;
 use super::{Ask, ControlFile, Job, Logs, Pool, Report, Runs, WrittenAs, check_memory};
@@ -12,7 +10,8 @@ use crate::data::h5ad::{CellNames, H5ad};
 use crate::data::population::{LABELS, nonzero};
 use crate::data::scale::{Found, Told};
 use crate::data::shard::{Manifest, Scale};
-use crate::error::{At, Error, Result};
+use crate::data::table::Table;
+use crate::error::{Error, Result};
 use crate::memory;
 use crate::predictor::{ControlCells, Reading, Request, only_name};
 
@@ -23,11 +22,8 @@ const TOTALS: &str =
     "give all genes, a column of total counts with `size`, or log1p values scaled by all genes";
 
 /// A population that the request file asks for.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
 struct Row {
     /// Its line in the file.
-    #[serde(skip)]
     line: u64,
     perturbation: String,
     cell_type: String,
@@ -139,45 +135,35 @@ impl PoolIndex {
     }
 }
 
-/// Refuses a header that is not that of a request.
-fn check_columns(path: &Path, columns: &csv::StringRecord) -> Result<()> {
-    let known = ["perturbation", "cell_type", "batch", "cells"];
-    let is_there = |name: &&str| *name == "batch" || columns.iter().any(|column| column == *name);
-    if columns.iter().all(|column| known.contains(&column)) && known.iter().all(is_there) {
-        return Ok(());
+/// The columns of a request, of which the batch may be missing.
+const COLUMNS: [&str; 4] = ["perturbation", "cell_type", "batch", "cells"];
+
+/// The place of each of [`COLUMNS`]; refuses a header that is not that of a request.
+fn places(path: &Path, header: &[String]) -> Result<[Option<usize>; 4]> {
+    let places = COLUMNS.map(|column| header.iter().position(|name| name == column));
+    let is_known = |name: &String| COLUMNS.contains(&name.as_str());
+    if header.iter().all(is_known) && [0, 1, 3].into_iter().all(|column| places[column].is_some()) {
+        return Ok(places);
     }
-    let what = format!(
-        "the columns are {}; a request has perturbation,cell_type,batch,cells, of which batch may be missing",
-        columns.iter().collect::<Vec<_>>().join(",")
-    );
+    let (found, asked) = (header.join(","), COLUMNS.join(","));
+    let what = format!("the columns are {found}; a request has {asked}, of which batch may be missing");
     Err(Error::format(path, what))
 }
 
 fn read(manifest: &Manifest, path: &Path) -> Result<Vec<Row>> {
-    let bad = |e: csv::Error| {
-        let what = match e.kind() {
-            csv::ErrorKind::Deserialize { pos: Some(pos), err } if err.field().is_some() => {
-                format!("line {}: cells is not a whole number of 1 or more", pos.line())
-            }
-            _ => e.to_string(),
-        };
-        Error::format(path, format!("{what}; columns are perturbation,cell_type,batch,cells"))
-    };
-    let text = std::fs::read(path).at(path)?;
-    let mut reader = csv::ReaderBuilder::new().trim(csv::Trim::All).from_reader(&text[..]);
-    let columns = reader.headers().map_err(bad)?.clone();
-    check_columns(path, &columns)?;
-    // A record's position may be the end of the line before it, or that of skipped empty lines.
-    let (mut read, mut line) = (0, 1);
-    let row = |record: csv::Result<csv::StringRecord>| {
-        let record = record?;
-        let from = record.position().map_or(0, |place| place.byte() as usize);
-        let blank = text[from..].iter().take_while(|byte| b"\r\n".contains(byte)).count();
-        line += text[read..from + blank].iter().filter(|&&byte| byte == b'\n').count() as u64;
-        read = from + blank;
-        record.deserialize(Some(&columns)).map(|row: Row| Row { line, ..row })
-    };
-    let rows: Vec<Row> = reader.records().map(row).collect::<csv::Result<_>>().map_err(bad)?;
+    let mut table = Table::open(path)?;
+    let places = places(path, table.header())?;
+    let mut rows = Vec::new();
+    while let Some(row) = table.next()? {
+        let [perturbation, cell_type, batch, cells] =
+            places.map(|place| place.map_or("", |place| row.at(place)).to_string());
+        let cells = cells.parse().map_err(|_| {
+            let asked = COLUMNS.join(",");
+            row.wrong(format!("cells is not a whole number of 1 or more; columns are {asked}"))
+        })?;
+        let batch = Some(batch).filter(|batch| !batch.is_empty());
+        rows.push(Row { line: row.line(), perturbation, cell_type, batch, cells });
+    }
     if rows.is_empty() {
         return Err(Error::format(
             path,

@@ -1,14 +1,13 @@
 //! Labels of cells from a separate table, joined by the cells' names.
 
 use std::collections::HashMap;
-use std::io::BufRead;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use crate::data::gzip;
 use crate::data::h5ad::{Growing, H5ad, Labels};
 use crate::data::parquet::{Parquet, is_parquet};
+use crate::data::table::{self, has_tabs};
 use crate::error::{Error, Result};
 
 /// Marks a cell without a row.
@@ -38,29 +37,23 @@ pub(super) struct Table {
 
 enum Body {
     Parquet(Parquet),
-    Text(csv::Reader<Box<dyn BufRead>>),
+    Text(table::Table),
 }
 
 impl Table {
     /// Opens a parquet file, a `.csv`, or a tab-separated `.tsv` or `.txt`, each of these packed with gzip or not; the first line of
     /// a text file names the columns.
     pub(super) fn open(path: &Path) -> Result<Table> {
-        let table = if is_parquet(path) { Table::of_parquet(path)? } else { Table::of_text(path)? };
-        let header = &table.header;
-        if let Some(twice) = (1..header.len()).find(|&i| header[..i].contains(&header[i])) {
-            return Err(Error::format(path, format!("has two columns {:?}; rename one", header[twice])));
-        }
-        Ok(table)
+        if is_parquet(path) { Table::of_parquet(path) } else { Table::of_text(path) }
     }
 
     fn of_text(path: &Path) -> Result<Table> {
-        let mut file = gzip::table(path)?;
-        let header = file.headers().map_err(|error| broken(path, &error))?;
-        let header: Vec<String> = header.iter().map(String::from).collect();
+        let file = table::Table::open(path)?;
+        let header = file.header().to_vec();
         if header.len() < 2 {
             let what = format!(
                 "needs a header and at least two columns, cell names and labels, separated by {}",
-                if gzip::has_tabs(path) { "tabs (.csv: commas)" } else { "commas (.tsv: tabs)" }
+                if has_tabs(path) { "tabs (.csv: commas)" } else { "commas (.tsv: tabs)" }
             );
             return Err(Error::format(path, what));
         }
@@ -74,6 +67,7 @@ impl Table {
             let what = "needs at least two columns of text or numbers, cell names and labels";
             return Err(Error::format(path, what));
         }
+        table::check_names(path, &header)?;
         let index = file.index()?;
         let key = header.iter().position(|name| Some(name) == index.as_ref()).unwrap_or(0);
         Ok(Table { path: path.to_path_buf(), header, key, body: Body::Parquet(file) })
@@ -156,10 +150,9 @@ impl Body {
                 let place = |column: &str| place(column).expect("a column of the header");
                 let (key, places): (_, Vec<usize>) = (place(key), columns.iter().map(|c| place(c)).collect());
                 let (mut keys, mut labels) = (Vec::new(), vec![Growing::default(); places.len()]);
-                let mut record = csv::StringRecord::new();
-                while file.read_record(&mut record).map_err(|error| broken(path, &error))? {
-                    keys.push(record[key].to_string());
-                    labels.iter_mut().zip(&places).for_each(|(labels, &place)| labels.push(&record[place]));
+                while let Some(row) = file.next()? {
+                    keys.push(row.at(key).to_string());
+                    labels.iter_mut().zip(&places).for_each(|(labels, &place)| labels.push(row.at(place)));
                 }
                 (keys, labels.into_iter().map(|labels| labels.finish()).collect())
             }
@@ -169,10 +162,6 @@ impl Body {
         }
         Ok((keys, labels))
     }
-}
-
-fn broken(path: &Path, error: &csv::Error) -> Error {
-    Error::format(path, error.to_string())
 }
 
 /// The name of a cell among those of several files, which may share barcodes: with the number of its file, as anndata.concat's

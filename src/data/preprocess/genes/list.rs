@@ -3,41 +3,38 @@
 use std::path::Path;
 
 use crate::data::gzip;
-use crate::error::{Error, Result};
+use crate::data::table::Table;
+use crate::error::Result;
 
 /// The column that marks genes, as in scanpy's var and in our var.csv.
 const MARK: &str = "highly_variable";
 
-/// One name per line; or, if the first line is the header of a table (commas or tabs) with a column `highly_variable`, the names in
-/// the first column of the rows where it is true. Packed with gzip or not.
+/// One name per line, without the blanks around it; or, if the first line is the header of a table (commas or tabs, whatever its
+/// name) with a column `highly_variable`, the names in the first column of the rows where it is true. Packed with gzip or not.
 pub fn names(path: &Path) -> Result<Vec<String>> {
-    let text = gzip::text(path)?;
-    let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
+    let mark = |table: &Table| table.header().iter().skip(1).position(|column| column == MARK);
     let table = |by: u8| {
-        let mut table =
-            csv::ReaderBuilder::new().delimiter(by).trim(csv::Trim::All).from_reader(text.as_bytes());
-        let mark = table.headers().ok()?.iter().skip(1).position(|column| column == MARK)?;
-        Some((table, mark + 1))
+        let table = Table::separated(path, by).ok()?;
+        Some((mark(&table)? + 1, table))
     };
     match [b',', b'\t'].into_iter().find_map(table) {
-        Some((table, mark)) => marked(path, table, mark),
-        None => Ok(text.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_string).collect()),
+        Some((mark, table)) => marked(table.unlike()?, mark),
+        None => {
+            let text = gzip::text(path)?;
+            let names = text.strip_prefix('\u{feff}').unwrap_or(&text).lines().map(str::trim);
+            Ok(names.filter(|name| !name.is_empty()).map(str::to_string).collect())
+        }
     }
 }
 
 /// The first column of the rows that are true in column `mark`.
-fn marked(path: &Path, mut table: csv::Reader<&[u8]>, mark: usize) -> Result<Vec<String>> {
-    let wrong = |what: String| Error::format(path, what);
+fn marked(mut table: Table, mark: usize) -> Result<Vec<String>> {
     let mut names = Vec::new();
-    for record in table.records() {
-        let record = record.map_err(|error| wrong(error.to_string()))?;
-        let line = record.position().map_or(0, csv::Position::line);
-        match &record[mark] {
-            "True" | "true" | "TRUE" | "1" | "1.0" => names.push(record[0].to_string()),
+    while let Some(row) = table.next()? {
+        match row.at(mark) {
+            "True" | "true" | "TRUE" | "1" | "1.0" => names.push(row.at(0).to_string()),
             "False" | "false" | "FALSE" | "0" | "0.0" => {}
-            other => {
-                return Err(wrong(format!("line {line}: {MARK} is {other:?}; it must be True or False")));
-            }
+            other => return Err(row.wrong(format!("{MARK} is {other:?}; it must be True or False"))),
         }
     }
     Ok(names)
