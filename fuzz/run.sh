@@ -36,4 +36,9 @@ run checkpoint fuzz/seeds/checkpoint & first=$!
 run features fuzz/seeds/features & second=$!
 wait $first || failed=1
 wait $second || failed=1
+run genes fuzz/seeds/genes & first=$!
+run labels fuzz/seeds/labels & second=$!
+wait $first || failed=1
+wait $second || failed=1
+run request fuzz/seeds/request || failed=1
 exit $failed

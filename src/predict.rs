@@ -55,6 +55,8 @@ mod unseen;
 pub use controls::ControlFile;
 use effects::MeanEffects;
 use held_out::HeldOut;
+#[doc(hidden)]
+pub use request::count_requested;
 use runs::Runs;
 
 /// What to predict, and with which weights.

@@ -150,6 +150,14 @@ fn places(path: &Path, header: &[String]) -> Result<[Option<usize>; 4]> {
     Err(Error::format(path, what))
 }
 
+/// The number of populations that a request for a model of such data lists, for tests.
+///
+/// # Errors
+/// Those of the file itself: whether its names are known is found when they are predicted.
+pub fn count_requested(data: &Manifest, request: &Path) -> Result<usize> {
+    read(data, request).map(|rows| rows.len())
+}
+
 fn read(manifest: &Manifest, path: &Path) -> Result<Vec<Row>> {
     let mut table = Table::open(path)?;
     let places = places(path, table.header())?;
