@@ -100,7 +100,7 @@ fn control_cells_of_data_with_another_total_or_factor_are_refused_with_the_reaso
     let other = Predictor { data: &other, ..predictor };
     let of_own = controls(&small().data);
     let why = other.context(&of_own).expect_err("another factor").to_string();
-    assert!(why.contains("divided by 10, the run's by 5"), "{why}");
+    assert!(why.contains("divided by 5 in the run and by 10 here"), "{why}");
 }
 
 #[test]

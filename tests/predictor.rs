@@ -107,7 +107,7 @@ fn cells_from_memory_that_a_model_cannot_read_are_refused() {
     let of_other =
         ControlCells::of_matrix(&other, genes, &x, None, Told::default()).expect("controls of another run");
     let told = predictor.context(&of_other).expect_err("a refusal").to_string();
-    assert!(told.contains("genes differ from the run's"), "{told}");
+    assert!(told.contains("genes differ from those in the run"), "{told}");
     let none =
         ControlCells::of_matrix(data, genes, &some(&x, &[]), Some(&[]), Told::default()).expect("no cells");
     assert!(predictor.context(&none).is_err());

@@ -26,6 +26,7 @@ compile_error!(
 
 mod as_read;
 mod describe;
+mod difference;
 mod disk;
 mod file;
 mod format;
@@ -42,6 +43,7 @@ use serde::{Deserialize, Serialize};
 
 pub use as_read::AsRead;
 pub use describe::describe;
+pub(crate) use difference::Same;
 pub(crate) use disk::bytes_read as disk_bytes_read;
 pub(crate) use format::{VERSION, low_bits};
 pub use manifest::{Columns, Manifest, Meaning, ShardEntry, Source};

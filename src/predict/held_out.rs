@@ -9,7 +9,7 @@ use super::{Ask, Job, Pool, Report, Runs, check_memory};
 use crate::data::controls::{Usable, control_pool};
 use crate::data::h5ad::Writer;
 use crate::data::population::{Beside, Population, other_controls, push_controls, write_measured};
-use crate::data::shard::{Data, Scale};
+use crate::data::shard::{Data, Same, Scale};
 use crate::data::split::{Part, Split};
 use crate::error::{Error, Result};
 use crate::predictor::Request;
@@ -50,8 +50,8 @@ impl HeldOut {
             Error::format(data.dir(), format!("{what}; predict from an .h5ad with `Source::File` instead"))
         };
         let (known, here) = (runs.data(), data.manifest());
-        if let Some(what) = known.other_numbers(here) {
-            return Err(other(what));
+        if let Some(found) = known.difference(here, Same::Numbers) {
+            return Err(other(found.told("in the run", "here")));
         }
         report.notes.extend(runs.say(|run| {
             let own = &run.trained.header.split;

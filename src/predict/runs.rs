@@ -7,7 +7,7 @@ use crate::checkpoint::{Header, Trained};
 use crate::config::Observe;
 use crate::data::features::FeatureTable;
 use crate::data::observe::UNTOLD_TOTAL;
-use crate::data::shard::Manifest;
+use crate::data::shard::{Manifest, Same};
 use crate::error::{Error, Result};
 use crate::folder::name_of;
 use crate::predictor::Predictor;
@@ -73,7 +73,8 @@ impl Runs {
     /// Whether a run with these weights can be averaged with those that are here; the error says why not.
     fn admit(&self, header: &Header, weights: u32) -> std::result::Result<(), String> {
         let Some(first) = self.0.first() else { return Ok(()) };
-        if let Some(what) = first.trained.header.data.unlike(&header.data) {
+        if let Some(found) = first.trained.header.data.difference(&header.data, Same::All) {
+            let what = found.told("there", "here");
             return Err(format!("cannot be averaged with {}: {what}", first.path.display()));
         }
         // A copy, or the same training once more: it would only hide how far runs differ.

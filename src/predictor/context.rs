@@ -7,6 +7,7 @@ use super::{ControlCells, Means, Predictor, Request};
 use crate::data::controls::rounds;
 use crate::data::normalise::greatest;
 use crate::data::observe::Observer;
+use crate::data::shard::Same;
 use crate::error::{Error, Result};
 use crate::gpu::guard;
 use crate::model::condition;
@@ -54,7 +55,8 @@ impl<'a> Context<'a> {
         let wrong = |what: String| Err(Error::setting("predictors", what));
         let Some(first) = predictors.first() else { return wrong("there are none; give one or more".into()) };
         for other in &predictors[1..] {
-            if let Some(what) = first.data.unlike(other.data) {
+            if let Some(found) = first.data.difference(other.data, Same::All) {
+                let what = found.told("there", "here");
                 return wrong(format!("a model learned from other data than the first: {what}"));
             }
             if first.seed != other.seed {
@@ -70,7 +72,8 @@ impl<'a> Context<'a> {
                 "there are none; a prediction begins at one or more control cells",
             ));
         }
-        if let Some(what) = first.data.meaning().differs(&controls.meaning) {
+        if let Some(found) = first.data.meaning().difference(&controls.meaning) {
+            let what = found.told("in the run", "here");
             let way = "make them with the run's own manifest (`Trained::header.data`)";
             let what = format!("were made for other data than the run's: {what}; {way}");
             return Err(Error::setting("controls", what));

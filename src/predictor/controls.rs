@@ -173,8 +173,8 @@ impl<'a> Reading<'a> {
         }
         // Genes and factor are brought to the run's here; the total must be the run's already.
         let own = manifest.meaning();
-        match own.differs(&own.on(found.scale, found.target)) {
-            Some(what) => Err(what),
+        match own.difference(&own.on(found.scale, found.target)) {
+            Some(other) => Err(other.told("in the run", "here") + &other.way()),
             None => Ok(Reading { manifest, found: found.clone(), places, missing }),
         }
     }

@@ -11,7 +11,7 @@ use crate::config::Config;
 use crate::data::controls::control_pool;
 use crate::data::effects::Effects;
 use crate::data::features::{FeatureTable, Features};
-use crate::data::shard::{Data, Manifest};
+use crate::data::shard::{Data, Manifest, Same};
 use crate::data::split::{Part, Split};
 use crate::error::{Error, Result, some_of};
 use crate::model::condition::Kind;
@@ -109,7 +109,8 @@ impl NewRun {
         let path = checkpoint_of(run)?;
         let Trained { header, features: theirs, model, params, .. } = Trained::load(&path)?;
         let here = data.manifest();
-        if let Some(what) = header.data.other_numbers(here) {
+        if let Some(found) = header.data.difference(here, Same::Numbers) {
+            let what = found.told("in the run", "here");
             let mut what = format!("is not what {} was trained on: {what}", path.display());
             if header.data.genes != here.genes {
                 what.push_str("; use `preprocess::genes` to take the genes from another data directory");

@@ -16,7 +16,7 @@ use crate::config::{Config, Conversion, FlowConfig};
 use crate::data::features::{FeatureTable, Features};
 use crate::data::observe::UNTOLD_TOTAL;
 use crate::data::sampler::sets_per_rank;
-use crate::data::shard::{Data, Manifest};
+use crate::data::shard::{Data, Manifest, Same};
 use crate::data::split::Split;
 use crate::error::{At, Error, Result};
 use crate::folder;
@@ -298,7 +298,9 @@ impl Settings {
 impl Header {
     /// Refuses to resume with other data or another split file. `path` is the checkpoint.
     fn goes_on_with(&self, path: &Path, here: &Manifest, split: &str, settings: &Settings) -> Result<()> {
-        if let Some(what) = self.data.other_numbers(here).or_else(|| self.data.other_ids(here)) {
+        let found = self.data.difference(here, Same::Numbers);
+        if let Some(found) = found.or_else(|| self.data.difference(here, Same::Ids)) {
+            let what = found.told("in the run", "here");
             let what = format!("is not what {} was trained on: {what}", path.display());
             return Err(Error::format(&settings.data, what));
         }

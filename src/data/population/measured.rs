@@ -6,7 +6,7 @@ use std::path::Path;
 
 use super::{Population, Rows};
 use crate::data::controls::control_pool;
-use crate::data::shard::Data;
+use crate::data::shard::{Data, Same};
 use crate::error::{Error, Result};
 
 /// What was really measured, on the log1p scale: the perturbed cells of the groups, group by group, then, on request, the
@@ -76,9 +76,10 @@ fn push_measured<R: Rows>(
 /// Cells of other genes or on another scale, no control cells of a type, or the number of a group that the data does not have.
 pub fn other_controls(data: &Data, groups: &[u32], other: &Data) -> Result<Vec<u32>> {
     let wrong = |what: String| Error::format(other.dir(), what);
-    if let Some(what) = data.manifest().other_numbers(other.manifest()) {
-        let way = format!("make it with `preprocess::genes {}`", data.dir().display());
-        return Err(wrong(format!("{what}; {way}")));
+    if let Some(found) = data.manifest().difference(other.manifest(), Same::Numbers) {
+        let (there, what) = (data.dir().display(), found.told("there", "here"));
+        let way = format!("make it with `preprocess::genes {there}`");
+        return Err(wrong(format!("is not like {there}: {what}; {way}")));
     }
     data.check_groups(groups)?;
     let types: BTreeSet<&str> = groups.iter().map(|&group| data.names(group)[0]).collect();

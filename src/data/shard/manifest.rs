@@ -21,50 +21,23 @@ pub(crate) fn parting<'a>(a: &'a [String], b: &'a [String]) -> Option<(usize, [O
     (a != b).then(|| (alike, [a.get(alike), b.get(alike)]))
 }
 
-fn quoted(name: Option<&String>) -> String {
-    name.map_or("none".into(), |name| format!("{name:?}"))
-}
-
 /// What a cell's numbers stand for, as far as it must be the same for all cells that a model reads.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Meaning {
     /// CRC-32 of the genes' names, in order.
-    genes: u32,
+    pub(super) genes: u32,
     /// What log1p values are divided by.
-    factor: f32,
+    pub(super) factor: f32,
     /// What the stored values are: counts can only be brought to a known total.
-    scale: Scale,
+    pub(super) scale: Scale,
     /// Counts to which each cell is scaled before log1p; `None` if unknown.
-    target: Option<f64>,
+    pub(super) target: Option<f64>,
 }
 
 impl Meaning {
     /// The same genes and factor, of cells on `scale` that were scaled to `target` counts before log1p, if that is known.
     pub(crate) fn on(self, scale: Scale, target: Option<f64>) -> Meaning {
         Meaning { scale, target, ..self }
-    }
-
-    /// Why cells of `other` would mean something else to a model that learned from these, if they would.
-    pub(crate) fn differs(&self, other: &Meaning) -> Option<String> {
-        if self.genes != other.genes {
-            return Some("the genes differ from the run's, or are in another order".into());
-        }
-        if self.factor != other.factor {
-            let (here, there) = (other.factor, self.factor);
-            return Some(format!("log1p values are divided by {here}, the run's by {there}"));
-        }
-        match (self.target, other.target) {
-            (None, _) if other.scale == Scale::Counts => Some(
-                "contains counts, but the run learned from log values that do not say what total they were \
-                 scaled to; give log1p values made in the same way"
-                    .into(),
-            ),
-            (Some(known), Some(own)) if !same_total(own, known) => Some(format!(
-                "its cells are scaled to {own} counts before log1p, but the run's to {known}; give the \
-                 counts, or scale to {known}"
-            )),
-            _ => None,
-        }
     }
 }
 
@@ -227,15 +200,6 @@ impl Manifest {
         Ok([cell_type, known as u32, id("batch", batch, &self.batches)?])
     }
 
-    /// Why the numbers of another directory would mean something else to a model that learned from this one, if they would.
-    pub fn other_numbers(&self, other: &Manifest) -> Option<String> {
-        if let Some((alike, names)) = parting(&self.genes, &other.genes) {
-            let [there, here] = names.map(quoted);
-            return Some(format!("gene {} is {here}, but in the run it is {there}", alike + 1));
-        }
-        self.meaning().differs(&other.meaning())
-    }
-
     /// What the numbers of its cells stand for.
     pub fn meaning(&self) -> Meaning {
         let mut names = crc32fast::Hasher::new();
@@ -244,58 +208,6 @@ impl Manifest {
             names.update(&[0]);
         }
         Meaning { genes: names.finalize(), factor: self.factor, scale: self.scale, target: self.target }
-    }
-
-    /// Why the ids of another directory would mean something else, if they would.
-    pub fn other_ids(&self, other: &Manifest) -> Option<String> {
-        let lists = [
-            ("cell types", &self.cell_types, &other.cell_types),
-            ("perturbations", &self.perturbations, &other.perturbations),
-            ("batches", &self.batches, &other.batches),
-        ];
-        for (kind, known, here) in lists {
-            if let Some(name) = here.iter().find(|name| known.binary_search(name).is_err()) {
-                return Some(format!("among its {kind} is {name:?}, which the run did not have"));
-            }
-            if let Some(name) = known.iter().find(|name| here.binary_search(name).is_err()) {
-                return Some(format!("its {kind} lack {name:?}, which the run had"));
-            }
-        }
-        (self.control != other.control)
-            .then(|| format!("its controls are {:?}, but the run's are {:?}", other.control, self.control))
-    }
-
-    /// Why a model that learned from these data (there) and one that learned from others (here) would mean different things by the same
-    /// numbers or ids, if they would: neither's answers could stand for the other's. Names of columns may differ.
-    pub(crate) fn unlike(&self, other: &Manifest) -> Option<String> {
-        let lists = [
-            ("gene", &self.genes, &other.genes),
-            ("cell type", &self.cell_types, &other.cell_types),
-            ("perturbation", &self.perturbations, &other.perturbations),
-            ("perturbation without cells", &self.unmeasured, &other.unmeasured),
-            ("batch", &self.batches, &other.batches),
-        ];
-        for (kind, there, here) in lists {
-            if let Some((alike, names)) = parting(there, here) {
-                let [a, b] = names.map(quoted);
-                return Some(format!("{kind} {} is {a} there and {b} here", alike + 1));
-            }
-        }
-        let (a, b) = (&self.control, &other.control);
-        if a != b {
-            return Some(format!("controls are {a:?} there and {b:?} here"));
-        }
-        let same_totals = match (self.target, other.target) {
-            (Some(there), Some(here)) => same_total(there, here),
-            (there, here) => there == here,
-        };
-        let scale = |Manifest { target, factor, .. }: &Manifest| {
-            let total = target.map_or("an unknown total".into(), |total| format!("{total} counts"));
-            format!("{total} and log1p divided by {factor}")
-        };
-        let [a, b] = [scale(self), scale(other)];
-        let differ = !same_totals || self.factor != other.factor;
-        differ.then(|| format!("cells are scaled to {a} there, to {b} here"))
     }
 
     /// The text of manifest.json: since it holds every shard's checksum, it vouches for every byte of the directory.
