@@ -174,7 +174,7 @@ pub(crate) fn spelled(number: impl Debug) -> String {
 
 /// The f64 whose text is that of a stored f32: 0.1, and not 0.10000000149.
 pub(super) fn widened(number: f32) -> f64 {
-    match number.fract() == 0.0 {
+    match number.fract() == 0.0 && number.abs() < EXACT_BELOW {
         true => number.into(),
         false => spelled(number).parse().unwrap_or(number.into()),
     }
