@@ -87,6 +87,7 @@ pub struct Settings {
 
 /// Predicted cells, held or on their way to a file.
 #[derive(Debug)]
+#[non_exhaustive]
 pub struct Answer<R = Cells> {
     /// On the log1p scale; perturbed groups in the requested order, then the controls.
     pub population: Population<R>,

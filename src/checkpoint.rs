@@ -31,6 +31,7 @@ use read::{File, Read, map};
 
 /// What a checkpoint says about itself.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Header {
     /// Steps done.
     pub step: u64,
@@ -63,6 +64,7 @@ impl Header {
 
 /// The validation with the highest score.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Best {
     /// Its PDCorr.
     pub pdcorr: f64,
@@ -72,6 +74,7 @@ pub struct Best {
 
 /// A run whose weights another run began with.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Origin {
     /// Path of its checkpoint, as it was found.
     pub checkpoint: String,
@@ -118,6 +121,7 @@ pub struct Checkpoint {
 }
 
 /// What is known of a checkpoint without reading its numbers.
+#[non_exhaustive]
 pub struct Described {
     /// What the checkpoint says about itself.
     pub header: Header,

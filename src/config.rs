@@ -347,6 +347,7 @@ pub struct Config {
 
 /// What is due once so many steps of a run are done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Due {
     /// A line of the log.
     pub line: bool,

@@ -150,6 +150,7 @@ impl Source {
 
 /// What was predicted.
 #[derive(Clone, Debug, Default, Serialize)]
+#[non_exhaustive]
 pub struct Report {
     /// Checkpoints used, one of each run.
     pub checkpoints: Vec<PathBuf>,

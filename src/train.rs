@@ -71,6 +71,7 @@ use run::Run;
 
 /// How a run ended.
 #[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
 pub struct Outcome {
     /// Steps done.
     pub step: u64,

@@ -1,9 +1,11 @@
 //! Preprocessing in parts: made separately, in any order, or by a run that was killed, they give the same bytes.
 
+use std::collections::BTreeMap;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use scale_engine::data::preprocess::{Genes, PartName, Parts, Settings, Target, plan, preprocess_parts};
 use scale_engine::data::simulate;
@@ -142,7 +144,19 @@ fn a_run_that_was_killed_goes_on_to_the_same_bytes() {
         command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("started")
     };
     let left: PathBuf = dir.path().join(".killed.parts");
-    let mut killed = 0;
+    // Each file of a part that is done, with what tells it from one that is made anew.
+    let done = || -> BTreeMap<PathBuf, (u64, SystemTime)> {
+        let passes = ["filters", "totals", "moments", "rows"].map(|pass| std::fs::read_dir(left.join(pass)));
+        let files = passes.into_iter().flatten().flatten().map(|entry| entry.expect("readable"));
+        let files = files.filter(|file| !file.file_name().to_string_lossy().starts_with('.'));
+        files
+            .map(|file| {
+                let told = file.metadata().expect("a file");
+                (file.path(), (told.ino(), told.modified().expect("a time")))
+            })
+            .collect()
+    };
+    let (mut killed, mut before) = (0, BTreeMap::new());
     // Killed a little later each time, until a run reaches its end.
     for part in (0..288).step_by(60) {
         let mut child = run();
@@ -156,7 +170,15 @@ fn a_run_that_was_killed_goes_on_to_the_same_bytes() {
             killed += 1;
         }
         child.wait().expect("ended");
-        assert!(out.exists() || left.exists());
+        if out.exists() {
+            break;
+        }
+        // What earlier runs made is kept as it is, and each of the four passes adds to it.
+        let now = done();
+        let kept = before.iter().filter(|(path, file)| now.get(*path) == Some(file)).count();
+        assert_eq!(kept, before.len(), "{killed}: parts that were done are made again");
+        assert!(killed > 4 || now.len() > before.len(), "{killed}: {} parts, and no more than before", now.len());
+        before = now;
     }
     if !out.exists() {
         assert!(run().wait().expect("ended").success());

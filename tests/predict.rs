@@ -21,12 +21,21 @@ fn ask(controls: &Path, request: &str) -> Result<(Cells, Vec<String>, Report)> {
 
 /// The same with the labels of another column than the perturbations.
 pub fn ask_for(controls: &Path, request: &str, column: &str) -> Result<(Cells, Vec<String>, Report)> {
+    answer(controls, request, column, Observe::Poisson)
+}
+
+fn answer(
+    controls: &Path,
+    request: &str,
+    column: &str,
+    observe: Observe,
+) -> Result<(Cells, Vec<String>, Report)> {
     let dir = tempfile::tempdir().expect("a temporary folder");
     let (csv, out) = (dir.path().join("request.csv"), dir.path().join("out.h5ad"));
     std::fs::write(&csv, format!("perturbation,cell_type,batch,cells\n{request}")).expect("written");
     let source = Source::File { controls: ControlFile::new(controls), request: csv };
     let settings = predict::Settings {
-        observe: Some(Observe::Poisson),
+        observe: Some(observe),
         seed: 5,
         ..predict::Settings::new(&small().run, source, &out)
     };
@@ -156,7 +165,18 @@ fn logged_controls_answer_as_counts_do_empty_cells_too_and_another_total_is_refu
         h5ad::write(&path, file.obs(), &var, X::Dense { shape, numbers: &dense }, &[]).expect("written");
         path
     };
-    let (.., report) = ask(&write("logs.h5ad", 1e4, 0..0), &request).expect("an answer");
+    let logs = write("logs.h5ad", 1e4, 0..0);
+    // Of logarithms nobody knows how many counts a cell has, so that those drawn are others; the means are the same.
+    let means = |controls: &Path| {
+        let (cells, ..) = answer(controls, &request, "perturbation", Observe::None).expect("an answer");
+        cells.to_dense()
+    };
+    let (of_counts, of_logs) = (means(&small.cells), means(&logs));
+    assert_eq!(of_counts.shape(), [20, shape.1]);
+    for (a, b) in of_counts.iter().zip(&of_logs) {
+        assert!((a - b).abs() < 1e-4, "{a} of counts, {b} of logarithms");
+    }
+    let (.., report) = ask(&logs, &request).expect("an answer");
     assert!(report.notes.iter().all(|note| !note.contains("without counts")), "{:?}", report.notes);
     let (.., report) = ask(&write("empty.h5ad", 1e4, 0..450), &request).expect("an answer");
     assert!(report.notes.iter().any(|note| note.contains("without counts")), "{:?}", report.notes);

@@ -98,7 +98,7 @@ fn scanpys_genes_are_chosen_and_its_numbers_found() {
     for table in tables {
         let (Some(input), Some(wanted)) = (shared("fixtures/preprocess/public/input.h5ad"), oracle(table))
         else {
-            return;
+            continue;
         };
         for count in [2000, 500, 115] {
             let out = dir.path().join(format!("{table}-{count}"));
@@ -142,27 +142,28 @@ fn scanpys_genes_are_chosen_and_its_numbers_found() {
     }
 }
 
-/// Genes chosen only here or only there. scanpy breaks ties of the variance by numpy's unstable sort, whose order depends on the
-/// processor; with `kind="stable"` instead, scanpy's own steps differ from its oracle in exactly as many genes. Low counts tie
-/// often: in the batches, 36 to 58 genes have the variance of the 2,000th.
-const TIED: [(&str, usize, usize); 6] = [
-    ("all", 2000, 6),
-    ("all", 500, 0),
-    ("all", 115, 0),
-    ("batch", 2000, 62),
-    ("batch", 500, 8),
-    ("batch", 115, 0),
+/// Genes chosen only here or only there, and genes of another rank though no other gene has their variance. scanpy breaks ties of
+/// the variance by numpy's unstable sort, whose order depends on the processor; with `kind="stable"` instead, scanpy's own steps
+/// differ from its oracle in exactly as many genes. Low counts tie often: in the batches, 36 to 58 genes have the variance of the
+/// 2,000th. A rank over batches is a median of ranks in each, where others may tie.
+const TIED: [(&str, usize, usize, usize); 6] = [
+    ("all", 2000, 6, 0),
+    ("all", 500, 0, 0),
+    ("all", 115, 0, 0),
+    ("batch", 2000, 62, 9999),
+    ("batch", 500, 8, 9999),
+    ("batch", 115, 0, 9999),
 ];
 
 #[test]
 fn seurat_v3_is_scanpys_with_its_interpolated_fit() {
     let dir = tempfile::tempdir().expect("a folder");
-    for (table, count, tied) in TIED {
+    for (table, count, tied, moved) in TIED {
         let (Some(input), Some(wanted)) = (
             shared("fixtures/preprocess/public/input.h5ad"),
             oracle(&format!("hvg_seurat_v3_counts_{table}")),
         ) else {
-            return;
+            continue;
         };
         let mut times = HashMap::new();
         wanted.iter().for_each(|row| *times.entry(&row["variances_norm"]).or_insert(0) += 1);
@@ -174,8 +175,10 @@ fn seurat_v3_is_scanpys_with_its_interpolated_fit() {
         let columns = ["means", "variances", "variances_norm"];
         let (mut chosen_apart, mut ranked_apart) = (0, 0);
         let mut parity = Parity::of(columns.into_iter());
-        for (found, wanted) in file.deserialize().zip(&wanted) {
-            let found: HashMap<String, String> = found.expect("a row");
+        let rows: Rows = file.deserialize().map(|row| row.expect("a row")).collect();
+        assert_eq!(rows.len(), wanted.len(), "{table}@{count}");
+        for (found, wanted) in rows.iter().zip(&wanted) {
+            assert_eq!(found["gene"], wanted["gene"], "{table}@{count}");
             for name in columns {
                 let (a, b) = (number(&found[name]), number(&wanted[name]));
                 parity.see(name, difference(a, b, true));
@@ -189,7 +192,7 @@ fn seurat_v3_is_scanpys_with_its_interpolated_fit() {
         }
         parity.print(&format!("hvg_seurat_v3_counts_{table}"), count, chosen_apart);
         assert_eq!(chosen_apart, tied, "{table}@{count}: genes chosen here or there alone");
-        assert!(ranked_apart == 0 || table == "batch", "{table}@{count}: {ranked_apart} ranks without a tie");
+        assert_eq!(ranked_apart, moved, "{table}@{count}: ranks apart without a tie");
     }
 }
 
@@ -258,6 +261,7 @@ fn genes_ranked_by_a_tenth_of_the_logarithm_are_scanpys() {
         chosen(&whole),
         "the order decides nothing here: another golden is needed"
     );
+    assert_eq!(whole.len(), wanted.len());
     for (found, wanted) in whole.iter().zip(&wanted) {
         for (name, relative, absolute) in TOLERANCES {
             // A score moves by what its dispersion does, over the deviation of its bin: 0.015 and more among these few genes.

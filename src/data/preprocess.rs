@@ -209,6 +209,7 @@ pub enum Target {
 
 /// What was made.
 #[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
 pub struct Summary {
     /// The data directory.
     pub out: PathBuf,

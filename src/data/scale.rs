@@ -43,6 +43,7 @@ impl Told {
 
 /// The scale of a source and how it was determined.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct Found {
     /// What the values are.
     pub scale: Scale,

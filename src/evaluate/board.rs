@@ -31,6 +31,7 @@ const UNSURE: &str = "it is not known what total the measured cells were scaled 
 
 /// The scores of one predictor.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct Row {
     /// [`PREDICTION`], [`CEILING`], or a baseline's.
     pub name: String,
@@ -44,6 +45,7 @@ pub struct Row {
 
 /// The predictions of one cell type, or of all cells together.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct Board {
     /// `None` if the cells were not split.
     pub cell_type: Option<String>,

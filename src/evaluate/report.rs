@@ -16,6 +16,7 @@ use super::table::Column;
 
 /// What a side contained.
 #[derive(Clone, Debug, serde::Serialize)]
+#[non_exhaustive]
 pub struct Counts {
     /// The file it came from.
     pub source: PathBuf,
@@ -62,6 +63,7 @@ const FAR: f64 = 1.3;
 
 /// The outcome for one prediction.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct Report {
     /// How it was made.
     pub settings: Settings,

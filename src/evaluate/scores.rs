@@ -10,6 +10,7 @@ use crate::error::Result;
 
 /// One column.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct Scores {
     /// The predictor's or the cell type's.
     pub name: String,
@@ -19,6 +20,7 @@ pub struct Scores {
 
 /// What a column holds for one measure.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct Score {
     /// As in the header of results.csv.
     pub measure: String,

@@ -84,6 +84,7 @@ impl Joined {
 
 /// What polars' `describe` says about a column; `None` is an empty field.
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct Summary {
     /// Values present, NaN included.
     pub count: usize,

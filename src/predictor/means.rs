@@ -6,6 +6,7 @@ use crate::correlation::pearson;
 
 /// Mean cells of a predicted population, on the log1p scale, before counts are drawn.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct Means {
     /// What each model predicts, `[models][G]`.
     pub each: Vec<Vec<f64>>,

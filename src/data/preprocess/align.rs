@@ -11,6 +11,7 @@ use crate::folder::name_of;
 
 /// What the genes of several files have in common.
 #[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
 pub struct SharedGenes {
     /// Genes that every file has.
     pub common: usize,

@@ -12,6 +12,7 @@ use crate::data::shard::Scale;
 
 /// Cells, genes and labels of the sources, or of what was kept of them.
 #[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
 pub struct Contents {
     /// Cells with all their labels; in a plan before filters, in a summary after them.
     pub cells: u64,

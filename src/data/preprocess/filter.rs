@@ -39,6 +39,7 @@ pub struct Filters {
 
 /// What was left out.
 #[derive(Clone, Debug, Default, Serialize)]
+#[non_exhaustive]
 pub struct Filtered {
     /// Cells with too few counts.
     pub few_counts: u64,

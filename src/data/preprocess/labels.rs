@@ -15,6 +15,7 @@ const NO_ROW: u32 = u32::MAX;
 
 /// How cells were matched to rows.
 #[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
 pub struct Joined {
     /// Cells with a row in the table.
     pub matched: u64,

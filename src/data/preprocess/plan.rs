@@ -14,6 +14,7 @@ use crate::folder::files_of;
 
 /// What [`super::preprocess`] would do.
 #[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
 pub struct Plan {
     /// The data directory that would be made.
     pub out: PathBuf,

@@ -12,6 +12,7 @@ use crate::progress::Progress;
 
 /// What was ranked.
 #[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
 pub struct Ranking {
     /// Cells counted.
     pub cells: u64,

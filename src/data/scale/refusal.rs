@@ -8,6 +8,7 @@ use crate::error::Error;
 
 /// Why it cannot be said what values are.
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
 pub enum Unclear {
     /// There is a value that is not finite, or is negative.
     Impossible(f32),
@@ -39,6 +40,7 @@ pub enum Unclear {
 
 /// Why a cell cannot be on the scale that was found.
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub enum Refusal {
     /// A value is not finite or negative, or a fraction among counts.
     Value {

@@ -9,6 +9,7 @@ use crate::data::shard::Data;
 
 /// The three parts in numbers.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct Report {
     /// Data-set name of the directory.
     pub dataset: String,
@@ -30,6 +31,7 @@ pub struct Report {
 
 /// One part in numbers.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct PartReport {
     /// Perturbed cells.
     pub cells: u64,

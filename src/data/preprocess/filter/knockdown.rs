@@ -38,6 +38,7 @@ impl Default for Knockdown {
 
 /// What the filter found, not counting the control.
 #[derive(Clone, Debug, Default, Serialize)]
+#[non_exhaustive]
 pub struct KnockedDown {
     /// Where the gene names were found: `index` or a column of var.
     pub names: String,
