@@ -1,7 +1,7 @@
 //! Names for what a profiler sees: NVTX ranges by phase, module, op and kernel, in nsys and ncu.
 //!
 //! Only with the feature `nvtx`: the crate behind it needs libclang to build. Without it nothing is named, so a range and a scope
-//! cost nothing. Unit tests see the same ranges by [`recorded`].
+//! cost nothing. Unit tests see the same ranges by `recorded`.
 
 use std::fmt;
 use std::rc::Rc;

@@ -177,7 +177,11 @@ fn a_run_that_was_killed_goes_on_to_the_same_bytes() {
         let now = done();
         let kept = before.iter().filter(|(path, file)| now.get(*path) == Some(file)).count();
         assert_eq!(kept, before.len(), "{killed}: parts that were done are made again");
-        assert!(killed > 4 || now.len() > before.len(), "{killed}: {} parts, and no more than before", now.len());
+        assert!(
+            killed > 4 || now.len() > before.len(),
+            "{killed}: {} parts, and no more than before",
+            now.len()
+        );
         before = now;
     }
     if !out.exists() {
