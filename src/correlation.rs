@@ -1,6 +1,9 @@
 //! Correlations and medians, in f64.
 
 /// Pearson's r of two equally long slices. NaN if either is constant or shorter than 2.
+///
+/// # Panics
+/// If one is longer than the other.
 pub fn pearson<T: Copy + Into<f64> + PartialEq>(a: &[T], b: &[T]) -> f64 {
     assert_eq!(a.len(), b.len(), "pearson: {} numbers against {}", a.len(), b.len());
     // Decided by the values, not by the variance: the mean of equal numbers need not be exactly that number.
@@ -22,6 +25,9 @@ pub fn pearson<T: Copy + Into<f64> + PartialEq>(a: &[T], b: &[T]) -> f64 {
 }
 
 /// Spearman's rho: Pearson's r of average ranks. NaN if either is constant or shorter than 2; NaN values rank as largest.
+///
+/// # Panics
+/// If one is longer than the other.
 pub fn spearman(a: &[f64], b: &[f64]) -> f64 {
     pearson(&average_ranks(a), &average_ranks(b))
 }

@@ -111,7 +111,10 @@ impl Params {
         self.weights.read().part(entry.offset, &entry.shape)
     }
 
-    /// All weights, `[L]` f32, where they are. Panics if ranks share their lower halves, or [`Params::to_predict`] dropped them.
+    /// All weights, `[L]` f32, where they are.
+    ///
+    /// # Panics
+    /// If ranks share their lower halves, or [`Params::to_predict`] dropped them.
     pub fn weights(&self) -> Tensor {
         self.weights.whole()
     }
@@ -131,7 +134,10 @@ impl Params {
         self.weights.read()
     }
 
-    /// The same, for writing. Panics if the weights have their lower halves here.
+    /// The same, for writing.
+    ///
+    /// # Panics
+    /// If the weights have their lower halves here.
     pub(crate) fn read_mut(&mut self) -> &mut Tensor {
         self.weights.read_mut()
     }
@@ -141,7 +147,10 @@ impl Params {
         &self.grads
     }
 
-    /// All gradients, `[L]`, for writing. Panics if they are on a device.
+    /// All gradients, `[L]`, for writing.
+    ///
+    /// # Panics
+    /// If they are on a device.
     pub(crate) fn grads_mut(&mut self) -> &mut [f32] {
         self.grads.data_mut()
     }

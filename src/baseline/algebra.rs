@@ -38,6 +38,9 @@ impl Matrix {
     }
 
     /// self other.
+    ///
+    /// # Panics
+    /// If `other` has not as many rows as this has columns.
     pub fn times(&self, other: &Matrix) -> Matrix {
         assert!(
             self.cols == other.rows,
@@ -80,6 +83,9 @@ fn dot(a: &[f64], b: &[f64]) -> f64 {
 
 /// Eigenvalues, largest first, and eigenvectors (the rows of the matrix) of a symmetric matrix: cyclic Jacobi rotations. For
 /// small matrices: each sweep costs 4 n^3.
+///
+/// # Panics
+/// If it is not square.
 pub fn eigen(symmetric: &Matrix) -> (Vec<f64>, Matrix) {
     let n = symmetric.rows;
     assert!(n == symmetric.cols, "eigen: {n}x{}", symmetric.cols);
@@ -183,6 +189,9 @@ fn orthonormalise(rows: &mut Matrix) {
 }
 
 /// X with (a + ridge I) X = b, `a` symmetric positive semi-definite, `ridge` > 0: Cholesky.
+///
+/// # Panics
+/// If the sizes do not fit, or `a` is not positive semi-definite.
 pub fn solve_ridge(a: &Matrix, ridge: f64, b: &Matrix) -> Matrix {
     let n = a.rows;
     assert!(n == a.cols && n == b.rows, "solve_ridge: {n}x{} by {}x{}", a.cols, b.rows, b.cols);

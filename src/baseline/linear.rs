@@ -46,6 +46,9 @@ brief!(Linear, |linear| components: linear.components);
 impl Linear {
     /// Fits the training pairs, at least one, sorted by cell type as returned by [`bulk::pairs`](crate::data::bulk::pairs).
     /// `features`: of each perturbation, if they are its factors.
+    ///
+    /// # Panics
+    /// If there are none.
     pub fn fit(pairs: &[Pair], resting: &Resting, features: Option<&BTreeMap<u32, Vec<f64>>>) -> Linear {
         assert!(!pairs.is_empty(), "linear: no training pairs");
         let effects: Vec<&[f64]> = pairs.iter().map(|pair| pair.effect.as_slice()).collect();

@@ -11,7 +11,10 @@ use crate::error::{Error, Result};
 use crate::rng::Rng;
 
 impl Data {
-    /// Whether the cells of a group are controls. Panics if there is no such group.
+    /// Whether the cells of a group are controls.
+    ///
+    /// # Panics
+    /// If there is no such group.
     pub fn is_control(&self, group: u32) -> bool {
         self.groups()[group as usize].perturbation == self.control_id()
     }
@@ -107,7 +110,10 @@ impl Controls {
         self.cells.end - self.cells.start
     }
 
-    /// Cell number of the `i`-th control. Panics if there are fewer.
+    /// Cell number of the `i`-th control.
+    ///
+    /// # Panics
+    /// If there are fewer.
     pub fn cell(&self, i: u64) -> u64 {
         assert!(i < self.cells(), "controls: no cell {i} among {}", self.cells());
         self.cells.start + i
@@ -147,7 +153,10 @@ pub fn context_controls(data: &Data, cell_type: u32, batch: u32) -> Option<Contr
 }
 
 /// Numbers below `n` in random order, without end: every number once before any comes again. The first ones are the same however
-/// many are taken. Panics if `n` is 0.
+/// many are taken.
+///
+/// # Panics
+/// If `n` is 0.
 pub fn rounds(rng: Rng, n: u64) -> impl Iterator<Item = u64> {
     (0..).map(move |round| rng.at(round).order(n)).flat_map(move |order| (0..n).map(move |i| order.at(i)))
 }

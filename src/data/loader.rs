@@ -70,6 +70,9 @@ brief!(Batch, |batch| step: batch.step, sets: batch.sets, cells: batch.cells, ge
 
 impl Batch {
     /// The rows of some sets, which must be of equal size.
+    ///
+    /// # Panics
+    /// If they have a cell that does not exist.
     pub fn of(data: &Data, step: u64, sets: &[SetOfCells]) -> Batch {
         let mut batch = Batch::empty(data);
         batch.refill(data, step, sets, Carry::Rows);

@@ -66,7 +66,10 @@ impl Observer {
         }
     }
 
-    /// `target`: counts to which every cell was scaled before log1p. Panics if that is not a positive number.
+    /// `target`: counts to which every cell was scaled before log1p.
+    ///
+    /// # Panics
+    /// If that is not a positive number.
     pub fn new(target: f64) -> Observer {
         assert!(target > 0.0 && target.is_finite(), "observer: target {target} is not a positive number");
         let bins = (2.0 * OCTAVES * BINS_AN_OCTAVE) as usize + 2;

@@ -279,6 +279,9 @@ impl<R: Rows> Population<R> {
     }
 
     /// Appends a predicted cell, x `[G]`, and the name of the control cell that it was made from.
+    ///
+    /// # Panics
+    /// If `x` has another number of genes.
     pub fn push_predicted(&mut self, labels: [&str; 3], x: &[f32], from: &str) -> Result<()> {
         assert!(x.len() == self.genes.len(), "push: {} numbers for {} genes", x.len(), self.genes.len());
         let (genes, values) = nonzero(x);

@@ -123,12 +123,18 @@ impl Split {
         &self.parts[part as usize]
     }
 
-    /// The groups of a part that are not controls. Panics if the split was not loaded for this data.
+    /// The groups of a part that are not controls.
+    ///
+    /// # Panics
+    /// If the split was not loaded for this data.
     pub fn perturbed(&self, part: Part, data: &Data) -> Vec<u32> {
         data.perturbed(self.part(part)).expect("a split of this data")
     }
 
-    /// The perturbed groups of the training part, by whether they can be used. Panics if the split was not loaded for this data.
+    /// The perturbed groups of the training part, by whether they can be used.
+    ///
+    /// # Panics
+    /// If the split was not loaded for this data.
     pub fn usable(&self, data: &Data) -> Usable {
         Usable::of(data, self.part(Part::Train)).expect("a split of this data")
     }

@@ -184,6 +184,9 @@ fn fold_change(target: f32, reference: f32, fold: Fold) -> f64 {
 }
 
 /// Benjamini & Hochberg 1995: `p_(i) m / i`, the running minimum from the largest, at most 1.
+///
+/// # Panics
+/// If there are 2^32 or more of them.
 pub fn benjamini_hochberg(p: &[f64]) -> Vec<f64> {
     let m = p.len() as f64;
     assert!(u32::try_from(p.len()).is_ok(), "fdr: {} p-values, at most 2^32 - 1", p.len());

@@ -30,6 +30,9 @@ impl Lists {
     }
 
     /// `name`: a column of a measure of [`super::registry::METRICS`] that needs the tables.
+    ///
+    /// # Panics
+    /// If no such column has this name.
     pub fn column(&self, name: &str) -> Column {
         let Lists { real, pred, definitions, .. } = self;
         let quirks = definitions.quirks;

@@ -8,11 +8,17 @@ use super::table::Column;
 use crate::correlation::pearson;
 
 /// Mean squared difference over genes.
+///
+/// # Panics
+/// If one has more genes than the other.
 pub fn mse(real: &[f32], pred: &[f32]) -> f64 {
     mean(real, pred, |d| d * d)
 }
 
 /// Mean absolute difference over genes.
+///
+/// # Panics
+/// If one has more genes than the other.
 pub fn mae(real: &[f32], pred: &[f32]) -> f64 {
     mean(real, pred, f64::abs)
 }
@@ -70,6 +76,9 @@ impl Profiles {
     }
 
     /// `name`: a measure of [`super::registry::METRICS`] that needs only mean profiles.
+    ///
+    /// # Panics
+    /// If no such measure has this name.
     pub fn column(&self, name: &str) -> Column {
         type Profile = [Vec<f32>];
         let pairs = |value: &(dyn Fn(&[f32], &[f32]) -> f64 + Sync), real: &Profile, pred: &Profile| {

@@ -31,6 +31,9 @@ brief!(ControlCells, |controls| cells: controls.len(), genes: controls.genes);
 
 impl ControlCells {
     /// Gathers cells of a data directory.
+    ///
+    /// # Panics
+    /// If one of the cells does not exist.
     pub fn of(data: &Data, cells: &[u64]) -> ControlCells {
         let mut controls = ControlCells::blank(cells.len(), data.manifest());
         let rows = controls.rows.par_chunks_mut(controls.genes).zip(&mut controls.library);

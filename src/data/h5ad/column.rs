@@ -102,7 +102,10 @@ impl Labels {
             .collect())
     }
 
-    /// Label of cell `i`, `None` if it is missing. Panics if there is no such cell.
+    /// Label of cell `i`, `None` if it is missing.
+    ///
+    /// # Panics
+    /// If there is no such cell.
     pub fn get(&self, i: usize) -> Option<&str> {
         usize::try_from(self.codes[i]).ok().map(|code| self.names[code].as_str())
     }
@@ -183,6 +186,9 @@ impl Column {
     }
 
     /// Some entries, in the given order.
+    ///
+    /// # Panics
+    /// If one of them does not exist.
     pub fn rows(&self, rows: &[usize]) -> Column {
         fn pick<T: Clone>(items: &[T], rows: &[usize]) -> Vec<T> {
             rows.iter().map(|&row| items[row].clone()).collect()
@@ -228,6 +234,9 @@ impl Column {
 
 impl Frame {
     /// Some rows, in the given order.
+    ///
+    /// # Panics
+    /// If one of them does not exist.
     pub fn rows(&self, rows: &[usize]) -> Frame {
         let pick = |(name, column): &(String, Column)| (name.clone(), column.rows(rows));
         let index = rows.iter().map(|&row| self.index[row].clone()).collect();

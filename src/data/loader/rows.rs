@@ -56,13 +56,19 @@ impl Rows {
     }
 
     /// The rows of some cells, by number.
+    ///
+    /// # Panics
+    /// If one of them does not exist, or they hold more than 2^32 - 1 values.
     pub fn of(data: &Data, cells: &[u64]) -> Rows {
         let mut rows = Rows::empty(data);
         rows.refill(data, cells);
         rows
     }
 
-    /// Replaces the rows by others of the same data, reusing the memory. Panics if they hold more than 2^32 - 1 values.
+    /// Replaces the rows by others of the same data, reusing the memory.
+    ///
+    /// # Panics
+    /// If they hold more than 2^32 - 1 values.
     pub fn refill(&mut self, data: &Data, cells: &[u64]) {
         let mut order: Vec<(u64, u32)> = cells.iter().copied().zip(0..).collect();
         // In file order: what is not in memory is fetched in one sweep, and neighbours share pages. The order does not
@@ -114,7 +120,9 @@ impl Rows {
     }
 
     /// The cells as the network sees them: out `[rows, G]`, bit for bit as from `Data::fill`, using all cores.
-    /// Panics if `out` has another size.
+    ///
+    /// # Panics
+    /// If `out` has another size.
     pub fn dense(&self, out: &mut [f32]) {
         let (rows, width, len) = (self.len(), self.width, out.len());
         assert_eq!(len, rows * width, "dense: {rows} rows of {width} genes into {len} numbers");
@@ -123,7 +131,10 @@ impl Rows {
             .for_each(|(task, out)| self.dense_rows(task * TASK, out));
     }
 
-    /// As many rows from `first` on as fit in `out`, on this thread. Panics if there are fewer.
+    /// As many rows from `first` on as fit in `out`, on this thread.
+    ///
+    /// # Panics
+    /// If there are fewer.
     pub fn dense_rows(&self, first: usize, out: &mut [f32]) {
         let genes = self.width;
         let normalise = Normalise::new(self.kind, self.factor);

@@ -100,6 +100,9 @@ fn columns(means: Vec<f64>, dispersions: Vec<f64>, norm: Vec<f64>) -> Vec<(&'sta
 ///
 /// # Errors
 /// Means that are not finite, or (`cell_ranger`) so many unexpressed genes that the bins of equal size collapse.
+///
+/// # Panics
+/// For `seurat_v3`, which ranks raw counts and no dispersions.
 pub fn table(moments: &Moments, flavor: Flavor, count: usize) -> Result<GeneTable> {
     let every: Vec<usize> = (0..moments.sum.len()).collect();
     let Ranked { means, dispersions, norm, highly_variable } = ranked(moments, &every, flavor, count)?;
@@ -111,6 +114,9 @@ pub fn table(moments: &Moments, flavor: Flavor, count: usize) -> Result<GeneTabl
 ///
 /// # Errors
 /// As [`table`], in any batch.
+///
+/// # Panics
+/// As [`table`]; if there are fewer names than genes.
 pub fn table_over_batches(
     batches: &[Moments],
     names: &[String],

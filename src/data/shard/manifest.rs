@@ -165,7 +165,10 @@ impl Manifest {
         place(perturbation, &self.perturbations).or(place(perturbation, &self.unmeasured)).is_some()
     }
 
-    /// Names for ids: cell type, perturbation, batch. Panics if one is beyond its vocabulary.
+    /// Names for ids: cell type, perturbation, batch.
+    ///
+    /// # Panics
+    /// If one is beyond its vocabulary.
     pub fn names_of(&self, [cell_type, perturbation, batch]: [u32; 3]) -> [&str; 3] {
         let perturbation =
             self.all_perturbations().nth(perturbation as usize).expect("an id of this vocabulary");

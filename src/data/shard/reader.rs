@@ -109,22 +109,34 @@ impl Data {
     }
 
     /// Cell type, perturbation and batch of a group, by name.
+    ///
+    /// # Panics
+    /// If there is no such group.
     pub fn names(&self, group: u32) -> [&str; 3] {
         self.manifest.names_of(self.groups[group as usize].ids())
     }
 
     /// `cell type / perturbation / batch` of a group, for messages.
+    ///
+    /// # Panics
+    /// If there is no such group.
     pub fn describe(&self, group: u32) -> String {
         self.names(group).join(" / ")
     }
 
-    /// A cell's stored genes and values, as slices of the map. Panics if there is no such cell.
+    /// A cell's stored genes and values, as slices of the map.
+    ///
+    /// # Panics
+    /// If there is no such cell.
     pub fn row(&self, cell: u64) -> Row<'_> {
         let (shard, row) = self.place(cell);
         self.shards[shard].row(row)
     }
 
-    /// A cell's name in its source; empty where it had none. Panics if there is no such cell.
+    /// A cell's name in its source; empty where it had none.
+    ///
+    /// # Panics
+    /// If there is no such cell.
     pub fn name(&self, cell: u64) -> &str {
         let (shard, row) = self.place(cell);
         self.shards[shard].name(row)
@@ -179,6 +191,9 @@ impl Data {
     /// Not for scores: times the factor it differs in the last bits from what commands write and evaluate reads, which breaks ties
     /// between cells. [`measured`](crate::data::population::measured) gives those numbers, for one row
     /// [`log1p`](crate::data::population::log1p).
+    ///
+    /// # Panics
+    /// If there is no such cell, or `out` has another size.
     pub fn fill(&self, cell: u64, out: &mut [f32]) {
         assert_eq!(out.len(), self.genes(), "fill: {} numbers for {} genes", out.len(), self.genes());
         self.fill_with(Normalise::new(self.manifest.scale, self.manifest.factor), cell, out);
@@ -192,6 +207,9 @@ impl Data {
     /// Mean and standard deviation of every gene over the cells of some groups, summed in f64.
     ///
     /// The same bits whatever the number of threads. No groups: zeros.
+    ///
+    /// # Panics
+    /// If one of the groups does not exist.
     pub fn moments(&self, groups: &[u32]) -> Moments {
         let genes = self.genes();
         let tasks: Vec<_> =

@@ -33,6 +33,9 @@ impl Default for Limits {
 
 /// Writes shards and manifest into `dir`. `manifest` is complete except for the shards; `rows` are those of all cells, in
 /// order; `shard` is the number of bytes after which a shard is closed.
+///
+/// # Panics
+/// If a cell of `rows` is in no pile.
 pub fn merge(
     dir: &Path,
     mut manifest: Manifest,
