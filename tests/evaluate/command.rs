@@ -140,7 +140,6 @@ fn the_baselines_are_on_the_scale_of_the_measured_cells() {
         table.records().map(mae).collect::<Vec<f64>>()
     };
     let (logs, counts) = (of("log1p"), of("counts"));
-    println!("{logs:?} {counts:?}");
     // The prediction, which is what was measured, and the baselines.
     assert!(logs.len() == 1 + Kind::ALL.len() && counts.len() == logs.len(), "{logs:?} {counts:?}");
     assert_eq!([logs[0], counts[0]], [0.0; 2]);
