@@ -31,7 +31,7 @@ fn source(path: &Path, seed: u64, backwards: bool) {
     };
     let counts: Vec<f32> =
         (0..CELLS).flat_map(|cell| order.iter().map(move |&gene| count(cell, gene))).collect();
-    let smooth: Vec<f32> = counts.iter().map(|count| 0.3 + 0.7 * count).collect();
+    let smooth: Vec<f32> = counts.iter().map(|count| 0.7 * count - 0.3).collect();
     let name = |gene: usize| if gene == 7 { "G3".to_string() } else { format!("G{gene}") };
     let obs = Frame {
         index: (0..CELLS).map(|cell| format!("cell{cell}")).collect(),
@@ -136,7 +136,7 @@ fn control_cells_are_read_as_the_data_were() {
     let said = refused(ControlFile::new(world.at("mine.h5ad")));
     assert!(said.contains("rename the file to one of \"A\", \"B\"") && said.contains("cell_type"), "{said}");
     let said = refused(ControlFile { source: Some("X".into()), ..ControlFile::new(world.at("A.h5ad")) });
-    assert!(said.contains("neither whole counts nor"), "{said}");
+    assert!(said.contains("contains -0.3") && said.contains("with `source`, such as raw"), "{said}");
     let said = refused(ControlFile::new(&small().cells));
     assert!(
         said.contains("the run's data were read from layers/counts") && said.contains("source"),

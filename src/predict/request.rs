@@ -8,7 +8,7 @@ use super::unseen::hint;
 use super::{Ask, ControlFile, Job, Logs, Pool, Report, Runs, WrittenAs, check_memory};
 use crate::data::h5ad::{CellNames, H5ad};
 use crate::data::population::{LABELS, nonzero};
-use crate::data::scale::{Found, Told};
+use crate::data::scale::{Found, Told, Unclear};
 use crate::data::shard::{Manifest, Scale};
 use crate::data::table::Table;
 use crate::error::{Error, Result};
@@ -17,6 +17,8 @@ use crate::predictor::{ControlCells, Reading, Request, only_name};
 
 /// What to do if the control cells do not say what their values are.
 const SAY: &str = "say what they are with `scale counts`, log1p or log1p10";
+/// What to do if they can be neither.
+const OTHER: &str = "; choose their counts or log1p values with `source`, such as raw or layers/NAME";
 /// What to do if they lack many of the genes over which the run's totals were taken.
 const TOTALS: &str =
     "give all genes, a column of total counts with `size`, or log1p values scaled by all genes";
@@ -237,7 +239,10 @@ impl Wanted {
         let first = file.blocks().next().transpose()?;
         let first = first.ok_or_else(|| wrong("contains no cells".into()))?.1;
         let found = Found::of(&first, &Told::of(file, controls.scale));
-        let found = found.map_err(|unclear| unclear.of_file(file.path(), SAY))?;
+        let found = found.map_err(|unclear| match unclear {
+            Unclear::Impossible(_) => unclear.of_file(file.path(), SAY).followed_by(OTHER),
+            _ => unclear.of_file(file.path(), SAY),
+        })?;
         report.notes.push(format!("{}: {}", file.path().display(), found.why));
         self.untold = found.scale != Scale::Counts && found.target.is_none();
         let keys = gene_keys(manifest, file)?;
