@@ -163,8 +163,8 @@ impl<'a> Over<'a> {
         Ok(Over { file, of_file, of_set, whole })
     }
 
-    /// The preset or recipe, which the parameter of [`Config::load`], settings and file must agree on: a config written by a run lists what both
-    /// begin with, and would keep it under the other name.
+    /// The preset or recipe, on which the parameter of [`Config::load`], settings and file must agree: a config written by a run lists
+    /// what both begin with, and would keep it under the other name.
     fn named<'b>(&'b self, field: &'static str, asked: Option<&'b str>) -> Result<Option<&'b str>> {
         if self.whole.get(field).is_some_and(|value| !value.is_str()) {
             return Err(self.wrong(field.into(), "must be a name in quotes".into()));
