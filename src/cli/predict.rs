@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::sources::AskedScale;
+use super::sources::{AskedScale, matrix};
 use super::written::Written;
 use super::{device, signal, words};
 use crate::config::Observe;
@@ -67,9 +67,9 @@ pub struct Args {
     /// Part of the split to predict
     #[arg(long, value_name = "train|val|test", default_value = "test", conflicts_with = "controls")]
     subset: Part,
-    /// Matrix of the control cells: X, raw, layers/NAME or obsm/NAME [default: the --source of the data that the run was trained on]
-    #[arg(long, value_name = "MATRIX", requires = "controls", conflicts_with = "data")]
-    source: Option<String>,
+    /// Matrix of the control cells: X, raw, layers/NAME or obsm/NAME; auto is the --source of the data that the run was trained on
+    #[arg(long, default_value = "auto", requires = "controls", conflicts_with = "data")]
+    source: String,
     /// obs column with the control cells' total counts, if their file lacks some of the measured genes [default: the --size-col of
     /// the data that the run was trained on]
     #[arg(long, value_name = "COLUMN", requires = "controls", conflicts_with = "data")]
@@ -107,7 +107,7 @@ pub fn run(args: Args) -> Result<()> {
         (_, _, Some(controls), Some(request)) => {
             let controls = ControlFile {
                 path: controls,
-                source: args.source,
+                source: matrix(args.source)?,
                 size: args.size_col,
                 scale: args.scale.told(),
             };

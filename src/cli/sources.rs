@@ -107,17 +107,22 @@ fn target(text: &str) -> std::result::Result<Target, String> {
     }
 }
 
-/// What these options ask for; output and columns of labels are still empty.
-pub(super) fn settings(source: SourceArgs, genes: GeneArgs, filters: &FilterArgs) -> Result<Settings> {
-    let matrix = match source.source.as_str() {
-        "auto" => "X".to_string(),
-        "X" | "raw" => source.source,
-        other if other.starts_with("layers/") || other.starts_with("obsm/") => source.source,
+/// The matrix that `--source` names; `None` for auto.
+pub(super) fn matrix(source: String) -> Result<Option<String>> {
+    match source.as_str() {
+        "auto" => Ok(None),
+        "X" | "raw" => Ok(Some(source)),
+        other if other.starts_with("layers/") || other.starts_with("obsm/") => Ok(Some(source)),
         other => {
             let what = format!("{other} is not supported; give auto, X, raw, layers/NAME or obsm/NAME");
-            return Err(Error::setting("--source", what));
+            Err(Error::setting("--source", what))
         }
-    };
+    }
+}
+
+/// What these options ask for; output and columns of labels are still empty.
+pub(super) fn settings(source: SourceArgs, genes: GeneArgs, filters: &FilterArgs) -> Result<Settings> {
+    let matrix = matrix(source.source)?.unwrap_or("X".into());
     let &FilterArgs { min_counts, min_genes, min_cells } = filters;
     Ok(Settings {
         inputs: source.inputs,

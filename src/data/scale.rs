@@ -148,9 +148,10 @@ impl Found {
     }
 
     /// What log values of a cell sum to if that is more than the `total` to which it is said to be scaled: genes may be missing, but
-    /// no counts can be added.
+    /// no counts can be added. [`Found::refusal`] has compared cells that have a common total.
     pub(crate) fn beyond(&self, values: &[f32], total: f64) -> Option<f64> {
-        let sum = total_of_logs(values, divisor(self.scale)?);
+        let divisor = divisor(self.scale).filter(|_| self.total.is_none())?;
+        let sum = total_of_logs(values, divisor);
         (sum > (1.0 + OTHER_TOTAL) * total).then_some(sum)
     }
 

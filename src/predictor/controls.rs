@@ -224,8 +224,8 @@ impl<'a> Reading<'a> {
             return Err(format!("{refusal}{way}"));
         }
         let target = self.manifest.target;
-        if let Some((sum, target)) =
-            target.and_then(|target| Some((self.found.beyond(values, target)?, target)))
+        if let Some(target) = target
+            && let Some(sum) = self.found.beyond(values, target)
         {
             return Err(format!(
                 "has values that sum to {sum:.0} counts, more than the {target} to which the run's cells are scaled; give the \
