@@ -40,6 +40,7 @@ use crate::data::sampler::Sampler;
 use crate::data::split::Part;
 use crate::error::{Error, Result};
 use crate::gpu::{Gpu, guard};
+use crate::lock::help_until;
 use crate::optim::learning_rate;
 use crate::progress::{Progress, Work};
 
@@ -125,6 +126,7 @@ fn side_by_side(prepared: &Prepared, places: &[Option<Gpu>]) -> Result<Outcome> 
             scope.spawn(move || rank(|| Ok(prepared), place.as_ref(), seat))
         };
         let ranks: Vec<_> = seats.iter().zip(places).map(begin).collect();
+        help_until(|| ranks.iter().all(|rank| rank.is_finished()));
         ranks.into_iter().map(|rank| rank.join().unwrap_or_else(|panic| resume_unwind(panic))).collect()
     });
     outcomes.swap_remove(seats[0].failed().unwrap_or(0))

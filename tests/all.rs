@@ -31,6 +31,7 @@ mod nvidia;
 mod ops;
 mod other_data;
 mod parts;
+mod pool;
 mod predict;
 mod predictor;
 mod preprocess;

@@ -9,7 +9,7 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
 use crate::error::{Error, Result};
-use crate::lock::{lock, wait};
+use crate::lock::{help_until, lock, wait};
 
 /// Passes the items of `next` through `make`, on up to `at_once` threads at a time, to `take` in the order of
 /// `next`. The first error in that order ends the work. `make` may use rayon: these threads are not in its
@@ -34,9 +34,11 @@ pub(crate) fn in_order<I, T: Send>(
     };
     let work =
         Work { state: Mutex::new(state), changed: Condvar::new(), take: Mutex::new(take), make, at_once };
+    let in_pool = rayon::current_thread_index().is_some();
     thread::scope(|scope| {
-        (1..threads).for_each(|_| drop(scope.spawn(|| work.lane())));
-        work.lane();
+        let begun = usize::from(!in_pool)..threads;
+        let lanes: Vec<_> = begun.map(|_| scope.spawn(|| work.lane())).collect();
+        if in_pool { help_until(|| lanes.iter().all(|lane| lane.is_finished())) } else { work.lane() }
     });
     match work.state.into_inner().unwrap_or_else(PoisonError::into_inner).failure {
         Some(error) => Err(error),

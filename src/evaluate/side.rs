@@ -68,9 +68,8 @@ impl Matrix {
     pub fn place(&self, i: usize) -> (usize, usize) {
         match self {
             Matrix::Sparse(x) => {
-                let starts = x.indptr();
-                let starts = starts.as_slice().expect("a whole matrix starts at 0");
-                (starts.partition_point(|&s| s <= i) - 1, x.indices()[i] as usize)
+                let cell = x.indptr().to_proper().partition_point(|&start| start <= i) - 1;
+                (cell, x.indices()[i] as usize)
             }
             Matrix::Dense { genes, .. } => (i / genes, i % genes),
         }

@@ -25,8 +25,12 @@ mod device;
 mod hopper;
 
 impl Tape {
-    /// Biased squared discrepancy, mean over sets: y and x `[B, N, G]` to `[1]`. Only y gets a gradient.
+    /// Biased squared discrepancy, mean over sets: y and x `[B, N, G]` to `[1]`. Only y gets a gradient; x is data.
+    ///
+    /// # Panics
+    /// If x needs a gradient.
     pub fn mmd(&mut self, y: Var, x: Var, kernel: MmdKernel) -> Var {
+        assert!(!self.needs(x), "mmd: x is data, and gets no gradient");
         let (ys, xs) = (self.value(y).clone(), self.value(x).clone());
         let (loss, saved) = forward(&ys, &xs, kernel, self.needs(y));
         let [_, rows, _] = ys.dims("mmd");

@@ -12,6 +12,7 @@ use crate::checkpoint::RunState;
 use crate::error::{At, Result};
 use crate::folder::name_of;
 use crate::gpu::{Gpu, guard};
+use crate::lock::help_until;
 use crate::params::{Entry, Flats};
 use crate::progress::{Event, Progress};
 
@@ -64,6 +65,7 @@ impl Writer {
     /// It could not be written.
     pub fn finish(&mut self) -> Result<()> {
         let Some(writing) = self.writing.take() else { return Ok(()) };
+        help_until(|| writing.is_finished());
         let (numbers, written) = writing.join().unwrap_or_else(|panic| resume_unwind(panic));
         self.numbers = numbers;
         written
@@ -73,7 +75,9 @@ impl Writer {
 /// A run that ends with an error leaves nothing half-written either, and reports a second error if there is one.
 impl Drop for Writer {
     fn drop(&mut self) {
-        if let Some(Ok((_, Err(error)))) = self.writing.take().map(JoinHandle::join) {
+        let Some(writing) = self.writing.take() else { return };
+        help_until(|| writing.is_finished());
+        if let Ok((_, Err(error))) = writing.join() {
             self.progress.tell(Event::Error(&error.to_string()));
         }
     }

@@ -106,7 +106,11 @@ const KINDS: [Kind; 9] = [
         },
         turns: |place, [b, n, g, _]| {
             // Both as the decoder and the loader make them: in one storage, the data without gradient.
-            let op = case("mmd", &[&[b, n, g], &[b, n, g]], |t, v| t.mmd(v[0], v[1], MmdKernel::Gaussian));
+            let op = case("mmd", &[&[b, n, g], &[b, n, g]], |t, v| {
+                let x = t.value(v[1]).clone();
+                let x = t.constant(x);
+                t.mmd(v[0], x, MmdKernel::Gaussian)
+            });
             place.tape(op, 1)
         },
     },
