@@ -14,6 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::null::{Counted, SMALL, normal};
 use super::side::Groups;
+use crate::error::{Error, Result};
 
 /// Shorter lists are sorted by comparison.
 const RADIX_FROM: usize = 512;
@@ -148,6 +149,43 @@ impl<'a> RankSum<'a> {
         }
         control_ties
     }
+}
+
+/// Tests one sample against another; their values may be any numbers.
+///
+/// ```
+/// use scale_engine::evaluate::ranksum::rank_sum;
+///
+/// // All four are above all three: the two orders of 35 that are as far apart have p = 2 / 35.
+/// let test = rank_sum(&[1.5, 2.0, 1.7, 3.1], &[-0.2, 0.4, 0.9])?;
+/// assert_eq!(test.u, 12.0);
+/// assert!((test.p - 2.0 / 35.0).abs() < 1e-12);
+/// # Ok::<(), scale_engine::error::Error>(())
+/// ```
+///
+/// # Errors
+/// A sample without values; NaN.
+pub fn rank_sum(group: &[f32], control: &[f32]) -> Result<Test> {
+    let mut steps = [control, group].concat();
+    if group.is_empty() || control.is_empty() || steps.iter().any(|value| value.is_nan()) {
+        return Err(Error::setting("values", "each sample needs one value or more, and none may be NaN"));
+    }
+    steps.sort_by(f32::total_cmp);
+    steps.dedup();
+    // Positive numbers in the order of the values.
+    let stand_in = |value: f32| f32::from_bits(1 + steps.partition_point(|step| *step < value) as u32);
+    let cells = 0..(control.len() + group.len()) as u32;
+    let groups = Groups {
+        perturbations: vec!["group".into()],
+        appearance: vec![0],
+        starts: vec![0, control.len(), cells.len()],
+        cells: cells.clone().collect(),
+    };
+    let values = control.iter().chain(group).map(|&value| stand_in(value));
+    let stored: Vec<(u32, f32)> = cells.zip(values).collect();
+    let (counted, mut tested) = (counted(&groups), None);
+    RankSum::new(&groups, &counted).gene(&stored, |test| tested = Some(test));
+    Ok(tested.expect("one group"))
 }
 
 /// t^3 - t.

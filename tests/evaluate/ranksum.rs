@@ -3,9 +3,10 @@
 use scale_engine::evaluate::de::{Table, benjamini_hochberg};
 use scale_engine::evaluate::null::{Counted, upper_tail};
 use scale_engine::evaluate::pseudobulk::Pseudobulk;
-use scale_engine::evaluate::ranksum::counted;
+use scale_engine::evaluate::ranksum::{counted, rank_sum};
 use scale_engine::evaluate::side::{Groups, Rows, Side};
 use scale_engine::evaluate::{Rules, evaluate};
+use scale_engine::rng::Rng;
 
 use super::{settings, simulated, sparse, values};
 
@@ -55,6 +56,25 @@ fn share_of_orders_above(n1: usize, n2: usize, u: f64) -> f64 {
     }
     let all = orders(n1, n2, &mut Default::default());
     all[u as usize..].iter().sum::<f64>() / all.iter().sum::<f64>()
+}
+
+#[test]
+fn two_samples_of_any_numbers_are_tested_as_the_textbook_does() {
+    let rng = Rng::new(3);
+    for (case, (n1, n2)) in (0u64..).zip([(1, 1), (4, 3), (7, 8), (9, 30), (40, 25)]) {
+        // Many ties, fewer, none; below zero and above.
+        for (apart, levels) in (0u64..).zip([3.0, 11.0, 1e6]) {
+            let draw = |i: u64| (rng.at(case).at(apart).uniform(i) * levels).floor() - (levels / 2.0).floor();
+            let values: Vec<f32> = (0..n1 + n2).map(|i| draw(i as u64)).collect();
+            let (group, control) = values.split_at(n1);
+            let (u, p) = plain_test(group, control);
+            let test = rank_sum(group, control).expect("numbers");
+            assert!(test.u == u && (test.p - p).abs() < 1e-9, "{n1} {n2} {levels}: {test:?}, not {u} {p}");
+        }
+    }
+    let same = [rank_sum(&[0.0, f32::INFINITY], &[-0.0, 1.0]), rank_sum(&[2.0, 9.0], &[2.0, 3.0])];
+    assert_eq!(same[0].as_ref().expect("numbers"), same[1].as_ref().expect("numbers"));
+    assert!(rank_sum(&[], &[1.0]).is_err() && rank_sum(&[f32::NAN], &[1.0]).is_err());
 }
 
 #[test]
