@@ -26,6 +26,7 @@ mod hopper;
 
 impl Tape {
     /// Biased squared discrepancy, mean over sets: y and x `[B, N, G]` to `[1]`. Only y gets a gradient; x is data.
+    /// The scale of the Gaussian, which both set, counts as constant, so that the gradient is not the loss's whole derivative.
     ///
     /// # Panics
     /// If x needs a gradient.

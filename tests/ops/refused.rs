@@ -20,7 +20,7 @@ fn refusal<T>(work: impl FnOnce() -> T) -> String {
         Ok(_) => "no refusal".into(),
         Err(panic) => match panic.downcast::<String>() {
             Ok(words) => *words,
-            Err(_) => "other words".into(),
+            Err(panic) => panic.downcast::<&str>().map_or("other words".into(), |words| words.to_string()),
         },
     }
 }
@@ -115,6 +115,11 @@ fn gradients_of_another_shape_than_the_values_are_refused() {
         let saved = mmd::forward(&small, &small, MmdKernel::Energy, true).1.expect("wanted");
         let one = of(&[1]);
         refuses("mmd: ", || mmd::backward(&one, &large, &large, &saved));
+        refuses("mmd: x is data", || {
+            let mut tape = Tape::new();
+            let [y, x] = [small.clone(), small.clone()].map(|value| tape.leaf(value));
+            tape.mmd(y, x, MmdKernel::Energy)
+        });
     }
 }
 
