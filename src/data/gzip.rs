@@ -11,6 +11,12 @@ use crate::error::{At, Result};
 /// First bytes of a gzip file.
 const GZIP: [u8; 2] = [0x1f, 0x8b];
 
+/// Whether a file is packed; false too for one that cannot be read.
+pub(super) fn is_packed(path: &Path) -> bool {
+    let mut start = [0; GZIP.len()];
+    File::open(path).is_ok_and(|mut file| file.read_exact(&mut start).is_ok() && start == GZIP)
+}
+
 /// A file's bytes, unpacked if they are packed.
 pub(super) fn open(path: &Path) -> Result<Box<dyn BufRead>> {
     let mut start = BufReader::with_capacity(1 << 20, File::open(path).at(path)?);

@@ -120,3 +120,18 @@ fn whole_numbers_that_do_not_fit_are_told_and_not_wrapped() {
     let what = told(&path, "kept");
     assert!(what.contains("obs/kept contains whole numbers above 2^63; store them as text"), "{what}");
 }
+
+#[test]
+fn what_is_no_hdf5_is_told() {
+    let dir = tempfile::tempdir().expect("a folder");
+    for (name, bytes, words) in [
+        ("cells.h5ad.gz", &[0x1f, 0x8b, 8, 0][..], "is packed with gzip; unpack it first"),
+        ("page.h5ad", b"<html>", "is not HDF5"),
+        ("nothing.h5ad", b"", "is not HDF5"),
+    ] {
+        let path = dir.path().join(name);
+        std::fs::write(&path, bytes).expect("written");
+        let what = H5ad::open(&path).expect_err("a refusal").to_string();
+        assert!(what.contains(words), "{what}");
+    }
+}

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use hdf5_pure::{Error as Hdf5Error, FormatError};
 
+use crate::data::gzip::is_packed;
 use crate::error::{At, Error, Result};
 
 /// First bytes of a superblock.
@@ -26,7 +27,18 @@ pub(super) trait Named<T> {
 
 impl<T> Named<T> for std::result::Result<T, Hdf5Error> {
     fn named(self, path: &Path, what: &str) -> Result<T> {
-        self.map_err(|error| Error::format(path, explain(what, &error)))
+        self.map_err(|error| match error {
+            Hdf5Error::Format(FormatError::SignatureNotFound) => Error::format(path, other_format(path)),
+            error => Error::format(path, explain(what, &error)),
+        })
+    }
+}
+
+/// What a file is that is not HDF5. Archives hand out `.h5ad.gz`.
+fn other_format(path: &Path) -> &'static str {
+    match is_packed(path) {
+        true => "is packed with gzip; unpack it first, e.g. with gunzip",
+        false => "is not HDF5, and so no h5ad; if it was downloaded, look at what came instead",
     }
 }
 
@@ -48,6 +60,12 @@ fn explain(what: &str, error: &Hdf5Error) -> String {
         Hdf5Error::Format(FormatError::OffsetOverflow { offset: u64::MAX, .. }) => format!(
             "{what} is a link to another place, which is not followed; write the file again with the data in that \
              place (anndata: read_h5ad, then write_h5ad)"
+        ),
+        Hdf5Error::Format(
+            FormatError::UnsupportedVirtualLayout | FormatError::UnsupportedExternalStorage,
+        ) => format!(
+            "{what} lies in other files, which is not followed; write the file again with the data in it \
+             (anndata: read_h5ad, then write_h5ad)"
         ),
         other => format!("cannot read {what}: {other}"),
     }
