@@ -5,6 +5,7 @@
 //! genes with 25 % non-zeros take 200 MB.
 
 mod measured;
+mod rows;
 
 use std::ops::Range;
 use std::path::Path;
@@ -17,6 +18,7 @@ use crate::data::shard::{Columns, Data, Manifest, Row, Scale};
 use crate::error::{Error, Result};
 
 pub use measured::{Beside, measured, other_controls, push_controls, push_groups, write_measured};
+pub use rows::Rows;
 
 /// Rows made in parallel before they are appended in order; also the measured rows requested from disk at once.
 const BLOCK: usize = 2048;
@@ -59,31 +61,6 @@ impl Unit {
             Unit::Log1p => "log1p",
             Unit::Scaled => "scaled",
         }
-    }
-}
-
-/// Where the numbers of a population go.
-pub trait Rows {
-    /// Appends a cell given its non-zeros, genes ascending.
-    ///
-    /// # Errors
-    /// Genes and values that are no row of the matrix; a file that cannot be written.
-    fn push(&mut self, genes: &[u32], values: &[f32]) -> Result<()>;
-}
-
-impl Rows for Cells {
-    fn push(&mut self, genes: &[u32], values: &[f32]) -> Result<()> {
-        let row = sprs::CsVecViewI::try_new(self.cols(), genes, values)
-            .map_err(|(_, _, why)| Error::setting("values", format!("a cell has {why}")))?;
-        let cells = std::mem::replace(self, Cells::empty(sprs::CompressedStorage::CSR, 0));
-        *self = cells.append_outer_csvec(row);
-        Ok(())
-    }
-}
-
-impl Rows for Writer {
-    fn push(&mut self, genes: &[u32], values: &[f32]) -> Result<()> {
-        Writer::push(self, genes, values)
     }
 }
 

@@ -31,6 +31,14 @@ fn values_that_are_no_expression_are_refused_by_cell_and_gene() {
         assert!(message.contains("cell 2, gene \"G2\"") && message.contains(word), "{message}");
         let message = refused(&sparse(&with_value(&good, 12, value), true), &good);
         assert!(message.contains("cell 2, gene \"G2\""), "{message}");
+        // Cut out of a larger matrix, whose offsets it keeps.
+        let mut cut = sparse(&simulated(&[20, 10], 5, 0.3, 0, 1), true);
+        let Matrix::Sparse(x) = &mut cut.x else { unreachable!() };
+        *x = x.slice_outer(3..30).to_owned();
+        cut.labels.codes.drain(..3);
+        cut.x.values_mut()[0] = value;
+        let message = refused(&cut, &good);
+        assert!(message.contains("cell 0, gene \"G"), "{message}");
     }
 }
 
