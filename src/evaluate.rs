@@ -98,7 +98,10 @@ impl Default for Settings {
     }
 }
 
-/// Compares two sides. Errors: what [`Judge::new`] and [`Judge::score`] refuse.
+/// Compares two sides, without the ceiling and the intervals of `settings`, which a [`board::Board`] has.
+///
+/// # Errors
+/// What [`Judge::new`] and [`Judge::score`] refuse.
 pub fn evaluate(real: &Side, pred: &Side, settings: &Settings) -> Result<Report> {
     Judge::new(real, settings)?.score(pred)
 }

@@ -152,6 +152,16 @@ impl Gpu {
         self.0.driver.computes()
     }
 
+    /// Refuses a device that only counts: what it was asked for would be whatever its memory holds.
+    pub(crate) fn must_compute(&self) -> Result<()> {
+        match self.computes() {
+            true => Ok(()),
+            false => {
+                Err(Error::Device(format!("{} counts what would be done, and computes nothing", self.name())))
+            }
+        }
+    }
+
     /// Free and total bytes of device memory.
     pub fn memory(&self) -> (u64, u64) {
         self.0.driver.memory()

@@ -29,7 +29,8 @@
 //! printed. Signatures show matrices of [sprs](https://docs.rs/sprs) and values of [serde_json](https://docs.rs/serde_json); both are
 //! handed on.
 //!
-//! What it does to its process: it computes on rayon's pool, the global one or that in which it is called. Reading parquet wraps
+//! What it does to its process: it computes on rayon's pool, the global one or that in which it is called; threads of its own
+//! (those that read ahead, that write checkpoints, and ranks beside each other) compute on the global one. Reading parquet wraps
 //! the panic hook, which is then silent while that crate reads. Failures of a GPU and of that crate are caught as panics, so the
 //! program may not be built with `panic = "abort"`. A rank whose NCCL hangs ends its process ([`train::train`]). How the
 //! allocator treats freed memory, which decides how fast training is, is left to the program: [`memory::keep`].

@@ -85,9 +85,12 @@ impl Trained {
     ///
     /// # Errors
     /// A name that the model does not know, with the nearest ones; a perturbation of which it [knows only the
-    /// name](Trained::knows_only_name).
+    /// name](Trained::knows_only_name); no cells asked for.
     pub fn request(&self, cell_type: &str, perturbation: &str, batch: &str, cells: usize) -> Result<Request> {
         let wrong = |what| Error::setting("request", what);
+        if cells == 0 {
+            return Err(wrong(NO_CELLS.into()));
+        }
         let conditions = self.header.data.ids(cell_type, perturbation, batch).map_err(wrong)?;
         match self.knows_only_name(perturbation) {
             true => Err(wrong(format!("the run {}", only_name(perturbation)))),
@@ -115,6 +118,9 @@ impl Trained {
 pub(crate) fn only_name(perturbation: &str) -> String {
     format!("was not trained on any cell with {perturbation:?}, and has no features for it")
 }
+
+/// A mean of no cells would be neither a number nor an effect.
+const NO_CELLS: &str = "asks for 0 cells; ask for one or more";
 
 /// Cells used to measure the decoder's own bias in a context: more would not move the mean.
 const CALIBRATION_CELLS: usize = 4096;

@@ -157,6 +157,7 @@ fn rank(
 }
 
 fn train_rank(prepared: Prepared, gpu: Option<&Gpu>, ranks: &Ranks) -> Result<Outcome> {
+    gpu.map_or(Ok(()), Gpu::must_compute)?;
     let mut training = Training::begin(prepared, gpu, ranks)?;
     training.keep_changes()?;
     let mut stopping = ranks.any(training.run.progress.is_stopped())?;

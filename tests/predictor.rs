@@ -6,12 +6,17 @@ use scale_engine::data::h5ad::{Cells, H5ad};
 use scale_engine::data::observe::Observer;
 use scale_engine::data::scale::Told;
 use scale_engine::data::shard::Scale;
+use scale_engine::data::split::Part;
 use scale_engine::error::Error;
+use scale_engine::gpu::{Gpu, Real};
 use scale_engine::model::{Model, Statistics};
 use scale_engine::params::Params;
+use scale_engine::predict::{self, Source};
 use scale_engine::predictor::{ControlCells, Predictor, Request};
+use scale_engine::progress::Progress;
 use scale_engine::rng::Rng;
 use scale_engine::tensor::Tensor;
+use scale_engine::train;
 
 use crate::predict::{ask_for, rows};
 use crate::refused::told;
@@ -140,6 +145,11 @@ fn any_number_of_cells_may_be_asked_for_but_no_unknown_ids() {
             context.predict(Request { conditions, cells: 1 }, None, |_, _| Ok(())).expect_err("refused");
         assert!(told.to_string().contains("9999: the run had"), "{told}");
     }
+    // A mean of none would look like no effect.
+    let none = context.predict(Request { conditions: [0, 1, 0], cells: 0 }, None, |_, _| Ok(()));
+    assert!(none.expect_err("no cells").to_string().contains("asks for 0 cells"));
+    let names = data.names_of([0, 1, 0]);
+    assert!(trained.request(names[0], names[1], names[2], 0).is_err());
     // The first cells of a population without end are those of a small one.
     let conditions = [0, 1, 0];
     let mut few = Vec::new();
@@ -158,6 +168,61 @@ fn any_number_of_cells_may_be_asked_for_but_no_unknown_ids() {
     });
     let why = endless.expect_err("it was stopped").to_string();
     assert_eq!((place, why.as_str()), (70, "enough"));
+}
+
+#[test]
+fn genes_that_are_not_there_are_told() {
+    let trained = Trained::load(&small().run).expect("the run's best");
+    let data = &trained.header.data;
+    let file = H5ad::open(&small().cells).expect("readable");
+    let (x, mut genes) = (file.rows(0..40).expect("X"), file.var().index.clone());
+    let totals = vec![1e6; 40];
+    let taken = |genes: &[String]| {
+        ControlCells::of_matrix(data, genes, &x, Some(&totals), Told::default()).expect("controls")
+    };
+    let all = taken(&genes);
+    assert!(all.missing().is_empty() && all.ignored() == 0);
+    let lost: Vec<String> =
+        [7, 30].map(|gene| std::mem::replace(&mut genes[gene], format!("other-{gene}"))).into();
+    let most = taken(&genes);
+    assert!(lost.iter().all(|gene| most.missing().contains(gene)));
+    assert_eq!((most.missing().len(), most.ignored()), (2, 2));
+}
+
+#[test]
+fn a_device_that_only_counts_predicts_and_trains_nothing() {
+    let small = small();
+    let gpu = Gpu::dry(Real::F32);
+    let words = "counts what would be done, and computes nothing";
+    let trained = Trained::load(&small.run).expect("the run's best").to_gpu(&gpu);
+    let file = H5ad::open(&small.cells).expect("readable");
+    let x = file.rows(0..4).expect("X");
+    let controls =
+        ControlCells::of_matrix(&trained.header.data, &file.var().index, &x, None, Told::default())
+            .expect("cells");
+    let told = trained.predictor(0).context(&controls).expect_err("a refusal").to_string();
+    assert!(told.contains(words), "{told}");
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let [pred, run] = ["pred.h5ad", "run"].map(|name| dir.path().join(name));
+    let source = Source::Data {
+        data: small.data.clone(),
+        split: small.split.clone(),
+        part: Part::Test,
+        real_out: None,
+        real_controls: None,
+    };
+    let settings =
+        predict::Settings { gpu: Some(gpu.clone()), ..predict::Settings::new(&small.run, source, &pred) };
+    let told = predict::predict(&settings, &Progress::silent()).expect_err("a refusal").to_string();
+    assert!(told.contains(words) && !pred.exists(), "{told}");
+    let begin =
+        train::Begin::drawn(Config::load(Some("tiny"), None, &crate::train::set()).expect("a config"));
+    let settings = train::Settings {
+        place: train::Place::Here(vec![Some(gpu)]),
+        ..train::Settings::new(&small.data, &small.split, &run, begin)
+    };
+    let told = train::train(&settings, &Progress::silent()).expect_err("a refusal").to_string();
+    assert!(told.contains(words), "{told}");
 }
 
 /// Logs of the kept genes alone, which no total tells apart from anything else.

@@ -10,6 +10,7 @@ use crate::data::observe::UNTOLD_TOTAL;
 use crate::data::shard::{Manifest, Same};
 use crate::error::{Error, Result};
 use crate::folder::name_of;
+use crate::gpu::Gpu;
 use crate::predictor::Predictor;
 use crate::progress::Progress;
 use crate::run_folder::checkpoint_of;
@@ -46,6 +47,7 @@ pub fn checkpoints(runs: &[PathBuf]) -> Result<Vec<PathBuf>> {
 impl Runs {
     /// Reads them, and refuses runs that cannot be averaged.
     pub fn load(settings: &Settings, checkpoints: Vec<PathBuf>, progress: &Progress) -> Result<Runs> {
+        settings.gpu.as_ref().map_or(Ok(()), Gpu::must_compute)?;
         let table = settings.features.as_deref().map(FeatureTable::read).transpose()?;
         let mut runs = Runs(Vec::new());
         for (path, checkpoint) in settings.runs.iter().zip(checkpoints) {

@@ -3,13 +3,13 @@
 use rayon::prelude::*;
 
 use super::means::Sum;
-use super::{ControlCells, Means, Predictor, Request};
+use super::{ControlCells, Means, NO_CELLS, Predictor, Request};
 use crate::data::controls::rounds;
 use crate::data::normalise::greatest;
 use crate::data::observe::Observer;
 use crate::data::shard::Same;
 use crate::error::{Error, Result};
-use crate::gpu::guard;
+use crate::gpu::{Gpu, guard};
 use crate::model::condition;
 use crate::rng::{Rng, stream};
 use crate::tensor::Tensor;
@@ -54,6 +54,7 @@ impl<'a> Context<'a> {
     pub fn of(predictors: &[Predictor<'a>], controls: &'a ControlCells) -> Result<Context<'a>> {
         let wrong = |what: String| Err(Error::setting("predictors", what));
         let Some(first) = predictors.first() else { return wrong("there are none; give one or more".into()) };
+        predictors.iter().filter_map(|of| of.params.read().gpu()).try_for_each(Gpu::must_compute)?;
         for other in &predictors[1..] {
             if let Some(found) = first.data.difference(other.data, Same::All) {
                 let what = found.told("there", "here");
@@ -92,7 +93,7 @@ impl<'a> Context<'a> {
     /// model's set, and that model's cells then differ slightly from those that it predicts alone.
     ///
     /// # Errors
-    /// Ids that the model does not know; what `take` answers; the GPU failed.
+    /// Ids that the model does not know; no cells asked for; what `take` answers; the GPU failed.
     pub fn predict(
         &self,
         request: Request,
@@ -112,6 +113,9 @@ impl<'a> Context<'a> {
         let Predictor { data, seed, .. } = models[0].predictor;
         if let Some((kind, id, count)) = data.beyond(request.conditions) {
             return Err(Error::setting("request", format!("there is no {kind} {id}: the run had {count}")));
+        }
+        if request.cells == 0 {
+            return Err(Error::setting("request", NO_CELLS));
         }
         let [cell_type, perturbation, batch] = data.names_of(request.conditions);
         let name = format!("{cell_type}\0{perturbation}\0{batch}");

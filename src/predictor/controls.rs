@@ -25,6 +25,8 @@ pub struct ControlCells {
     genes: usize,
     /// What the numbers stand for.
     pub(super) meaning: Meaning,
+    missing: Vec<String>,
+    ignored: usize,
 }
 
 brief!(ControlCells, |controls| cells: controls.len(), genes: controls.genes);
@@ -51,7 +53,7 @@ impl ControlCells {
     ///
     /// # Errors
     /// Sizes that disagree; values that are neither counts nor log values; another total than the run's; too many of its genes
-    /// missing (a few missing ones are zero); no totals, if the run's are not the sums over all genes, or `x` has fewer genes.
+    /// missing (a few are zero, see [`ControlCells::missing`]); no totals, if the run's are not the sums over all genes, or `x` has fewer genes.
     pub fn of_matrix(
         manifest: &Manifest,
         genes: &[String],
@@ -83,6 +85,7 @@ impl ControlCells {
             }
         }
         let mut controls = ControlCells::blank(x.rows(), manifest);
+        (controls.missing, controls.ignored) = (reading.missing.clone(), reading.ignored());
         for (cell, row) in x.outer_iterator().enumerate() {
             let told = totals.map(|totals| totals[cell]);
             let read = reading.cell(row.indices(), row.data(), told, controls.place(cell));
@@ -95,7 +98,8 @@ impl ControlCells {
     /// `cells` empty cells, to be written, for models of data with this manifest.
     pub(crate) fn blank(cells: usize, manifest: &Manifest) -> ControlCells {
         let (genes, meaning) = (manifest.genes.len(), manifest.meaning());
-        ControlCells { rows: vec![0.0; cells * genes], library: vec![f32::NAN; cells], genes, meaning }
+        let (rows, library) = (vec![0.0; cells * genes], vec![f32::NAN; cells]);
+        ControlCells { rows, library, genes, meaning, missing: Vec::new(), ignored: 0 }
     }
 
     /// One cell's numbers, `[G]`, to be written.
@@ -116,6 +120,16 @@ impl ControlCells {
     /// True if there are no cells.
     pub fn is_empty(&self) -> bool {
         self.library.is_empty()
+    }
+
+    /// Genes of the model that [`ControlCells::of_matrix`] found no column for: the model sees zeros.
+    pub fn missing(&self) -> &[String] {
+        &self.missing
+    }
+
+    /// Number of columns of that matrix whose genes the model does not know.
+    pub fn ignored(&self) -> usize {
+        self.ignored
     }
 
     /// Mean over the cells, `[G]`: log1p divided by the data's factor; zeros if there are no cells.
