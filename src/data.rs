@@ -8,6 +8,7 @@ pub mod features;
 mod gzip;
 pub mod h5ad;
 mod in_order;
+pub(crate) mod labels;
 pub mod loader;
 pub mod normalise;
 pub mod observe;

@@ -144,6 +144,44 @@ fn control_cells_are_read_as_the_data_were() {
     );
 }
 
+#[test]
+fn labels_of_control_cells_may_come_from_a_table() {
+    let world = World::new();
+    let file = H5ad::open(&world.at("A.h5ad")).expect("readable");
+    let guides = file.obs().labels(file.path(), "guide").expect("labels");
+    std::fs::create_dir(world.at("bare")).expect("made");
+    let (bare, table) = (world.at("bare/A.h5ad"), world.at("guides.csv"));
+    let mut obs = file.obs().clone();
+    obs.columns.clear();
+    let x = file.rows(0..CELLS).expect("X");
+    let counts =
+        H5ad::open_source(file.path(), "layers/counts").and_then(|file| file.rows(0..CELLS)).expect("counts");
+    let dense: Vec<f32> = counts.to_dense().iter().copied().collect();
+    let layer = Extra::Numbers { shape: vec![CELLS, GENES], values: &dense };
+    write(&bare, &obs, file.var(), X::Sparse(&x), &[("layers/counts".into(), layer)]).expect("written");
+
+    let all = world.ask(ControlFile::new(&bare)).expect("predicted").1;
+    assert_eq!(all.control_cells, CELLS, "nothing tells that some are not controls");
+    let rows = |range: std::ops::Range<usize>, total: f32| {
+        let row = |cell: usize| format!("cell{cell},{},{total}\n", guides.get(cell).expect("a label"));
+        format!("barcode,guide,total\n{}", range.rev().map(row).collect::<String>())
+    };
+    let labelled = || ControlFile { labels: Some(table.clone()), ..ControlFile::new(&bare) };
+    let numbers = |made: &H5ad| made.rows(0..made.shape().0).expect("X");
+    let wanted = numbers(&world.ask(ControlFile::new(file.path())).expect("predicted").0);
+    std::fs::write(&table, rows(0..CELLS, 1.0)).expect("written");
+    let (made, report) = world.ask(labelled()).expect("predicted");
+    assert_eq!((report.control_cells, numbers(&made)), (CELLS / 2, wanted));
+    // The first cell, a control, has no row; totals come from the table too.
+    std::fs::write(&table, rows(1..CELLS, 0.5)).expect("written");
+    let (_, report) = world.ask(labelled()).expect("predicted");
+    assert_eq!(report.control_cells, CELLS / 2 - 1);
+    assert!(report.notes.iter().any(|note| note.contains("1 cell of") && note.contains("without a row")));
+    let sized = ControlFile { size: Some("total".into()), ..labelled() };
+    let said = world.ask(sized).expect_err("less than is counted").to_string();
+    assert!(said.contains("total of 0.5"), "{said}");
+}
+
 /// Log values of a few of the genes, so that no total shows, of counts that were scaled to `total`.
 fn logs_of_some_genes(path: &Path, total: f32) {
     let file = H5ad::open(&small().cells).expect("readable");

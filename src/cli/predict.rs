@@ -70,7 +70,10 @@ pub struct Args {
     /// Matrix of the control cells: X, raw, layers/NAME or obsm/NAME; auto is the --source of the data that the run was trained on
     #[arg(long, default_value = "auto", requires = "controls", conflicts_with = "data")]
     source: String,
-    /// obs column with the control cells' total counts, if their file lacks some of the measured genes [default: the --size-col of
+    /// Table of the control cells' labels, as for `preprocess`: its columns stand before those of the file
+    #[arg(long, value_name = "FILE", requires = "controls", conflicts_with = "data")]
+    labels: Option<PathBuf>,
+    /// Column with the control cells' total counts, if their file lacks some of the measured genes [default: the --size-col of
     /// the data that the run was trained on]
     #[arg(long, value_name = "COLUMN", requires = "controls", conflicts_with = "data")]
     size_col: Option<String>,
@@ -108,6 +111,7 @@ pub fn run(args: Args) -> Result<()> {
             let controls = ControlFile {
                 path: controls,
                 source: matrix(args.source)?,
+                labels: args.labels,
                 size: args.size_col,
                 scale: args.scale.told(),
             };

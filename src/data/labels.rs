@@ -28,7 +28,7 @@ pub struct Joined {
 }
 
 /// A table of labels: one row per cell, of which only the header has been read.
-pub(super) struct Table {
+pub(crate) struct Table {
     path: PathBuf,
     header: Vec<String>,
     /// The column of cell names, unless another is named like a file's index.
@@ -44,7 +44,7 @@ enum Body {
 impl Table {
     /// Opens a parquet file, a `.csv`, or a tab-separated `.tsv` or `.txt`, each of these packed with gzip or not; the first line of
     /// a text file names the columns.
-    pub(super) fn open(path: &Path) -> Result<Table> {
+    pub(crate) fn open(path: &Path) -> Result<Table> {
         if is_parquet(path) { Table::of_parquet(path) } else { Table::of_text(path) }
     }
 
@@ -74,7 +74,7 @@ impl Table {
         Ok(Table { path: path.to_path_buf(), header, key, body: Body::Parquet(file) })
     }
 
-    pub(super) fn has(&self, column: &str) -> bool {
+    pub(crate) fn has(&self, column: &str) -> bool {
         self.place(column).is_some()
     }
 
@@ -83,7 +83,7 @@ impl Table {
     }
 
     /// Lists the columns, for the message about a column found nowhere.
-    pub(super) fn told(&self) -> String {
+    pub(crate) fn told(&self) -> String {
         let named: Vec<&str> =
             self.header.iter().map(String::as_str).filter(|name| !name.is_empty()).collect();
         format!("{} has: {}", self.path.display(), named.join(", "))
@@ -91,7 +91,7 @@ impl Table {
 
     /// Reads those of these columns that the table has, and finds the row of each cell: by the column named like a file's
     /// index, else by what was pandas' index, else by the first column. With several files a cell's numbered name comes first.
-    pub(super) fn join(self, columns: &[&str], files: &[H5ad]) -> Result<(Given, Joined)> {
+    pub(crate) fn join(self, columns: &[&str], files: &[H5ad]) -> Result<(Given, Joined)> {
         let first = |file: &H5ad| file.cell_names(0..file.shape().0.min(1));
         let firsts: Vec<(String, Vec<String>)> = files.iter().map(first).collect::<Result<_>>()?;
         let key = firsts.iter().find_map(|(index, _)| self.place(index)).unwrap_or(self.key);
@@ -167,7 +167,7 @@ impl Body {
 
 /// The name of a cell among those of several files, which may share barcodes: with the number of its file, as anndata.concat's
 /// `index_unique="-"` makes it.
-pub(super) fn numbered(name: &str, file: usize) -> String {
+pub(crate) fn numbered(name: &str, file: usize) -> String {
     format!("{name}-{file}")
 }
 
@@ -203,7 +203,7 @@ fn rows(
 }
 
 /// What a table says of the cells.
-pub(super) struct Given {
+pub(crate) struct Given {
     path: PathBuf,
     columns: Vec<(String, Labels)>,
     /// Row of each cell, per file.
@@ -211,17 +211,33 @@ pub(super) struct Given {
 }
 
 impl Given {
-    /// The table's file.
-    pub(super) fn path(&self) -> &Path {
-        &self.path
+    /// Whether the table has the column.
+    pub(crate) fn has(&self, column: &str) -> bool {
+        self.columns.iter().any(|(name, _)| name == column)
     }
 
     /// Labels of the cells of each file; `None` if the table lacks the column.
-    pub(super) fn labels(&self, column: &str) -> Option<impl Iterator<Item = Labels>> {
+    fn labels(&self, column: &str) -> Option<impl Iterator<Item = Labels>> {
         let (_, of) = self.columns.iter().find(|(name, _)| name == column)?;
         let code = |&row: &u32| if row == NO_ROW { -1 } else { of.codes[row as usize] };
         let labels =
             move |rows: &Vec<u32>| Labels { codes: rows.iter().map(code).collect(), names: of.names.clone() };
         Some(self.rows.iter().map(labels))
+    }
+}
+
+/// Labels of each file's cells: from the table, if it has the column, else from the file. Empty ones are missing.
+pub(crate) fn labels(column: &str, files: &[H5ad], given: Option<&Given>) -> Result<Vec<Labels>> {
+    match given.and_then(|given| given.labels(column)) {
+        Some(labels) => Ok(labels.map(Labels::without_empty).collect()),
+        None => files.iter().map(|file| file.labels(column).map(Labels::without_empty)).collect(),
+    }
+}
+
+/// Numbers of each file's cells, in the same way.
+pub(crate) fn numbers(column: &str, files: &[H5ad], given: Option<&Given>) -> Result<Vec<Vec<f32>>> {
+    match given.and_then(|given| Some((&given.path, given.labels(column)?))) {
+        Some((table, labels)) => labels.map(|labels| labels.numbers(table, column)).collect(),
+        None => files.iter().map(|file| file.numbers(column)).collect(),
     }
 }

@@ -5,8 +5,9 @@ use std::path::PathBuf;
 
 use super::{Job, Pool, Report, Runs};
 use crate::data::h5ad::{H5ad, Labels};
-use crate::data::shard::{Manifest, Scale};
-use crate::error::{Error, Result, some_of};
+use crate::data::labels::{self, Given, Table};
+use crate::data::shard::{Columns, Manifest, Scale};
+use crate::error::{Error, Result, counted, some_of};
 use crate::folder::title_of;
 
 /// The matrix that is read if nobody names one.
@@ -21,7 +22,9 @@ pub struct ControlFile {
     pub path: PathBuf,
     /// `X`, `raw`, `layers/NAME` or `obsm/NAME`, instead of the matrix that the run's data were read from.
     pub source: Option<String>,
-    /// obs column of the cells' total counts, instead of the run's own.
+    /// Table of labels, one row per cell, as for `preprocess`: its columns stand before those of obs.
+    pub labels: Option<PathBuf>,
+    /// Column of the cells' total counts, instead of the run's own.
     pub size: Option<String>,
     /// What the values are; detected if not given.
     pub scale: Option<Scale>,
@@ -30,12 +33,12 @@ pub struct ControlFile {
 impl ControlFile {
     /// A file that is read as the run and its values indicate.
     pub fn new(path: impl Into<PathBuf>) -> ControlFile {
-        ControlFile { path: path.into(), source: None, size: None, scale: None }
+        ControlFile { path: path.into(), source: None, labels: None, size: None, scale: None }
     }
 }
 
 /// Opens the file with the matrix that the user names, else the one that the run's data were read from.
-pub fn open(manifest: &Manifest, controls: &ControlFile, notes: &mut Vec<String>) -> Result<H5ad> {
+fn open(manifest: &Manifest, controls: &ControlFile, notes: &mut Vec<String>) -> Result<H5ad> {
     let own = manifest.as_read.source.as_deref().unwrap_or(DEFAULT);
     let source = controls.source.as_deref().unwrap_or(own);
     let file = H5ad::open_source(&controls.path, source).map_err(|error| match &controls.source {
@@ -48,6 +51,64 @@ pub fn open(manifest: &Manifest, controls: &ControlFile, notes: &mut Vec<String>
         notes.push(format!("{}: values are read from {source}", controls.path.display()));
     }
     Ok(file)
+}
+
+/// A file of control cells, with the table of its labels if there is one.
+pub struct Labelled {
+    pub file: H5ad,
+    table: Option<(PathBuf, Given)>,
+}
+
+impl Labelled {
+    /// Opens both.
+    pub fn open(manifest: &Manifest, controls: &ControlFile, notes: &mut Vec<String>) -> Result<Labelled> {
+        let file = open(manifest, controls, notes)?;
+        let Some(path) = &controls.labels else { return Ok(Labelled { file, table: None }) };
+        let Columns { perturbation, cell_type, batch, size } = &manifest.columns;
+        let columns =
+            [Some(perturbation), Some(cell_type), batch.as_ref(), controls.size.as_ref().or(size.as_ref())];
+        let columns: Vec<&str> = columns.into_iter().flatten().map(String::as_str).collect();
+        let (given, joined) = Table::open(path)?.join(&columns, std::slice::from_ref(&file))?;
+        if joined.unmatched > 0 {
+            let cells = counted(joined.unmatched as usize, "cell");
+            notes.push(format!("{}: {cells} of {} without a row", path.display(), file.path().display()));
+        }
+        Ok(Labelled { file, table: Some((path.clone(), given)) })
+    }
+
+    /// Whether the table or obs has a column.
+    fn has(&self, column: &str) -> bool {
+        self.given().is_some_and(|given| given.has(column)) || self.file.obs().column(column).is_some()
+    }
+
+    fn labels(&self, column: &str) -> Result<Labels> {
+        let found = labels::labels(column, std::slice::from_ref(&self.file), self.given());
+        found.map(|mut one| one.remove(0)).map_err(|error| match (self.has(column), &self.table) {
+            (false, None) => error.followed_by("; a table may give the labels, with `labels`"),
+            _ => error,
+        })
+    }
+
+    /// Each cell's number in a column.
+    pub fn numbers(&self, column: &str) -> Result<Vec<f32>> {
+        let found = labels::numbers(column, std::slice::from_ref(&self.file), self.given());
+        found.map(|mut one| one.remove(0))
+    }
+
+    fn given(&self) -> Option<&Given> {
+        self.table.as_ref().map(|(_, given)| given)
+    }
+
+    /// What has no such column.
+    fn lacks(&self, column: &str) -> String {
+        let file = self.file.path().display();
+        match &self.table {
+            None => format!("{file}: obs has no column {column:?}"),
+            Some((table, _)) => {
+                format!("{file}: neither obs nor {} has a column {column:?}", table.display())
+            }
+        }
+    }
 }
 
 /// A warning if the total to which the control cells were scaled is unknown and their values are not of the size of the run's.
@@ -94,14 +155,13 @@ pub struct ControlLabels {
 }
 
 impl ControlLabels {
-    pub fn read(manifest: &Manifest, file: &H5ad) -> Result<ControlLabels> {
-        let columns = &manifest.columns;
-        let optional =
-            |column: &str| file.obs().column(column).is_some().then(|| file.labels(column)).transpose();
-        let cell_type = match (&manifest.cell_types[..], file.obs().column(&columns.cell_type)) {
+    pub fn read(manifest: &Manifest, cells: &Labelled) -> Result<ControlLabels> {
+        let (columns, file) = (&manifest.columns, &cells.file);
+        let optional = |column: &str| cells.has(column).then(|| cells.labels(column)).transpose();
+        let cell_type = match (&manifest.cell_types[..], cells.has(&columns.cell_type)) {
             // Where the run knows one type only, the file need not name it.
-            ([one], None) => all_of_type(file, one.clone()),
-            (types, None) if manifest.as_read.types_by_file => {
+            ([one], false) => all_of_type(file, one.clone()),
+            (types, false) if manifest.as_read.types_by_file => {
                 let name = title_of(file.path());
                 if !types.contains(&name) {
                     let what = format!(
@@ -114,7 +174,7 @@ impl ControlLabels {
                 }
                 all_of_type(file, name)
             }
-            _ => file.labels(&columns.cell_type)?,
+            _ => cells.labels(&columns.cell_type)?,
         };
         let batch = columns.batch.as_deref().map(optional).transpose()?.flatten();
         let perturbation = optional(&columns.perturbation)?;
@@ -127,15 +187,15 @@ impl ControlLabels {
     }
 
     /// Reports what the file does not say.
-    pub fn tell(&self, manifest: &Manifest, file: &H5ad, report: &mut Report) {
+    pub fn tell(&self, manifest: &Manifest, cells: &Labelled, report: &mut Report) {
         let columns = &manifest.columns;
-        let lacks = |column: &str| format!("{}: obs has no column {column:?}", file.path().display());
+        let lacks = |column: &str| cells.lacks(column);
         if self.all_controls {
             report
                 .notes
                 .push(format!("{}; all its cells are taken as controls", lacks(&columns.perturbation)));
         }
-        if file.obs().column(&columns.cell_type).is_none() {
+        if !cells.has(&columns.cell_type) {
             let one = &self.cell_type.names[0];
             report.notes.push(format!("{}; all its cells are taken as {one:?}", lacks(&columns.cell_type)));
         }

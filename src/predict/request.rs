@@ -3,10 +3,10 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::Path;
 
-use super::controls::{self, ControlLabels, gene_keys};
+use super::controls::{ControlLabels, Labelled, gene_keys};
 use super::unseen::hint;
 use super::{Ask, ControlFile, Job, Logs, Pool, Report, Runs, WrittenAs, check_memory};
-use crate::data::h5ad::{CellNames, H5ad};
+use crate::data::h5ad::CellNames;
 use crate::data::population::{LABELS, nonzero};
 use crate::data::scale::{Found, Told, Unclear};
 use crate::data::shard::{Manifest, Scale};
@@ -46,9 +46,9 @@ pub fn job(
     let cells = rows.iter().fold(0u64, |all, row| all.saturating_add(row.cells as u64));
     let what = "names and labels of the cells it asks for";
     memory::check(&request.display().to_string(), what, cells.saturating_mul(LABELS))?;
-    let file = controls::open(manifest, controls, &mut report.notes)?;
-    let labels = ControlLabels::read(manifest, &file)?;
-    labels.tell(manifest, &file, report);
+    let labelled = Labelled::open(manifest, controls, &mut report.notes)?;
+    let labels = ControlLabels::read(manifest, &labelled)?;
+    labels.tell(manifest, &labelled, report);
     let mut job = Job::default();
     let mut pools = PoolIndex::default();
     for row in rows {
@@ -73,11 +73,12 @@ pub fn job(
     labels.tell_of_batches(&keys, &members, controls, report);
     let held = members.iter().map(|cells| cells.len() as u64).sum();
     check_memory(&controls.path.display().to_string(), held, manifest)?;
-    let names = CellNames::of(&file)?;
-    report.notes.extend(names.note(&file));
-    let names = names.get(&file, 0..file.shape().0)?;
+    let file = &labelled.file;
+    let names = CellNames::of(file)?;
+    report.notes.extend(names.note(file));
+    let names = names.get(file, 0..file.shape().0)?;
     let mut cells = Wanted::of(&members, manifest, keep);
-    cells.gather(manifest, &file, controls, report)?;
+    cells.gather(manifest, &labelled, controls, report)?;
     (job.logs, job.untold) = (cells.logs, cells.untold);
     for (((cell_type, batch), members), controls) in keys.into_iter().zip(&members).zip(cells.pools) {
         let cells = members.iter().map(|&cell| cell as u64).collect();
@@ -231,10 +232,11 @@ impl Wanted {
     fn gather(
         &mut self,
         manifest: &Manifest,
-        file: &H5ad,
+        labelled: &Labelled,
         controls: &ControlFile,
         report: &mut Report,
     ) -> Result<()> {
+        let file = &labelled.file;
         let wrong = |what: String| Error::format(file.path(), what);
         let first = file.blocks().next().transpose()?;
         let first = first.ok_or_else(|| wrong("contains no cells".into()))?.1;
@@ -248,7 +250,7 @@ impl Wanted {
         let keys = gene_keys(manifest, file)?;
         let reading = Reading::new(manifest, keys.model, &keys.file, &found).map_err(wrong)?;
         (report.ignored_genes, report.missing_genes) = (reading.ignored(), reading.missing.clone());
-        let sizes = match totals(manifest, file, controls.size.as_deref(), found.scale)? {
+        let sizes = match totals(manifest, labelled, controls.size.as_deref(), found.scale)? {
             None => {
                 let note = reading.part_of_genes(file.shape().1);
                 let note = note.map_err(|what| wrong(format!("{what}; {TOTALS}")))?;
@@ -288,7 +290,12 @@ impl Wanted {
 }
 
 /// Total counts of each cell from the column that gives them, if there is one.
-fn totals(manifest: &Manifest, file: &H5ad, size: Option<&str>, scale: Scale) -> Result<Option<Vec<f32>>> {
+fn totals(
+    manifest: &Manifest,
+    labelled: &Labelled,
+    size: Option<&str>,
+    scale: Scale,
+) -> Result<Option<Vec<f32>>> {
     let own = manifest.columns.size.as_deref().filter(|_| scale == Scale::Counts);
     let Some(column) = size.or(own) else { return Ok(None) };
     let untold = |error: Error| match size {
@@ -297,5 +304,5 @@ fn totals(manifest: &Manifest, file: &H5ad, size: Option<&str>, scale: Scale) ->
             "; the run's totals are from that column: name another with `size`, or give log1p values",
         ),
     };
-    file.numbers(column).map(Some).map_err(untold)
+    labelled.numbers(column).map(Some).map_err(untold)
 }

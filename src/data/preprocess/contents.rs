@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::align::SharedGenes;
 use super::input::{CELL_TYPE, Inputs, PERTURBATION};
-use super::labels::Joined;
+use crate::data::labels::Joined;
 use crate::data::scale::Found;
 use crate::data::shard::Scale;
 

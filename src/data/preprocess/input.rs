@@ -8,10 +8,10 @@ use super::Settings;
 use super::align::{Aligned, SharedGenes, align};
 use super::block::{Block, Input, Part};
 use super::doubts::doubts;
-use super::labels::{Given, Joined, Table};
 use super::memo::Memo;
 use super::sizes;
 use crate::data::h5ad::{H5ad, Labels, recoded};
+use crate::data::labels::{self, Joined, Table};
 use crate::error::{Error, Result, some_of, unknown_control};
 use crate::folder::title_of;
 use crate::progress;
@@ -56,7 +56,7 @@ pub(super) fn open(settings: &Settings, columns: &[&str]) -> Result<Inputs> {
         align(&files, settings.gene_id.as_deref(), settings.fill_missing)?;
     notes.extend(files.iter().flat_map(|file| file.notes()).cloned());
     notes.extend(files.iter().filter_map(nameless));
-    let read = |column: &str| read_labels(column, &files, given.as_ref());
+    let read = |column: &str| labels::labels(column, &files, given.as_ref());
     let mut labels = Vec::with_capacity(columns.len());
     for column in columns {
         labels.push(if settings.names_types_by_file(column) { by_file(&files)? } else { read(column)? });
@@ -106,17 +106,6 @@ pub(super) fn open(settings: &Settings, columns: &[&str]) -> Result<Inputs> {
         inputs.notes.push(format!("all cells of a file are one cell type, named after the file: {types}"));
     }
     Ok(inputs)
-}
-
-/// A label column for each file: from the table if it has the column, else from obs.
-fn read_labels(column: &str, files: &[H5ad], given: Option<&Given>) -> Result<Vec<Labels>> {
-    match given.and_then(|given| given.labels(column)) {
-        Some(labels) => Ok(labels.map(Labels::without_empty).collect()),
-        None => {
-            let of = |file: &H5ad| file.labels(column).map(Labels::without_empty);
-            files.iter().map(of).collect()
-        }
-    }
 }
 
 /// The label of a cell type for each file: its name without the ending. Refuses two files of one name in different folders.

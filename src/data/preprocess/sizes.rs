@@ -1,8 +1,8 @@
 //! Total counts of cells as given by a column of obs or of the table of labels (`Settings::size`): if a file holds only some of
 //! the measured genes, their sum is not the cell's total.
 
-use super::labels::Given;
 use crate::data::h5ad::{Cells, H5ad};
+use crate::data::labels::{Given, numbers};
 use crate::data::normalise;
 use crate::data::parquet::is_parquet;
 use crate::data::population::TOTALS;
@@ -31,10 +31,7 @@ pub(super) fn read(
     given: Option<&Given>,
 ) -> Result<Vec<Option<Vec<f32>>>> {
     let Some(column) = column else { return Ok(vec![None; files.len()]) };
-    match given.and_then(|given| Some((given.path(), given.labels(column)?))) {
-        Some((table, labels)) => labels.map(|labels| labels.numbers(table, column).map(Some)).collect(),
-        None => files.iter().map(|file| file.numbers(column).map(Some)).collect(),
-    }
+    Ok(numbers(column, files, given)?.into_iter().map(Some).collect())
 }
 
 /// A note for counts without given totals, judged by a file's first cells: which column holds much larger totals, or else, if the

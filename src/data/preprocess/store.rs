@@ -8,11 +8,11 @@ use crc32fast::Hasher;
 use super::Settings;
 use super::block::{Block, Input, Part};
 use super::input::Inputs;
-use super::labels::numbered;
 use super::scale;
 use super::work::{AGAIN, Findings, Passed, Saved, Work};
 use crate::aside;
 use crate::data::h5ad::{CellNames, Cells};
+use crate::data::labels::numbered;
 use crate::data::normalise;
 use crate::data::scale::Found;
 use crate::data::shard::{
