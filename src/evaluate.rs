@@ -35,18 +35,20 @@
 pub mod board;
 pub mod bootstrap;
 pub mod ceiling;
-pub mod columns;
+pub(crate) mod columns;
 pub mod de;
-pub mod de_metrics;
+pub(crate) mod de_metrics;
 pub mod edistance;
 pub mod expression;
 pub mod figures;
 pub mod files;
 pub mod judge;
+#[doc(hidden)]
 pub mod lognorm;
+#[doc(hidden)]
 pub mod null;
 pub mod page;
-pub mod pairwise;
+pub(crate) mod pairwise;
 pub mod pseudobulk;
 pub mod ranksum;
 pub mod registry;
@@ -54,9 +56,10 @@ pub mod report;
 pub mod rules;
 pub mod scores;
 pub mod side;
+#[doc(hidden)]
 pub mod significant;
 pub mod table;
-pub mod totals;
+pub(crate) mod totals;
 
 use crate::error::Result;
 use registry::Profile;

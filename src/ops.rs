@@ -9,13 +9,21 @@
 //! with exp and its kin), [`gemm`] and [`product`] (matrix products, on the host and on a device), [`gate`] (SwiGLU within wider
 //! rows), [`column_sums`], [`loss`] (a loss's last pass) and [`cast`] (from one storage to the other).
 
+#[doc(hidden)]
 pub mod blocks;
+#[doc(hidden)]
 pub mod cast;
+#[doc(hidden)]
 pub mod column_sums;
+#[doc(hidden)]
 pub mod gate;
+#[doc(hidden)]
 pub mod gemm;
+#[doc(hidden)]
 pub mod loss;
+#[doc(hidden)]
 pub mod product;
+#[doc(hidden)]
 pub mod vector;
 
 pub mod activation;

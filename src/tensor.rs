@@ -5,7 +5,7 @@
 //! and refuses others.
 //!
 //! The numbers are on the host as f32, or on a device as f32 or bf16. They move between the two only by [`Tensor::to_gpu`],
-//! [`Tensor::to_host`] and [`Tensor::send_to`].
+//! [`Tensor::to_host`] and, to page-locked memory, `send_to`.
 
 use std::fmt;
 use std::ops::Range;
@@ -245,14 +245,14 @@ impl Tensor {
     }
 
     /// Queues a copy of its numbers, f32 on a device, to page-locked memory of that device, from number `at` there on.
-    pub fn send_to(&self, to: &mut Pinned, at: usize) {
+    pub(crate) fn send_to(&self, to: &mut Pinned, at: usize) {
         assert!(self.real() == Real::F32, "send: {self:?} is not f32");
         let (buffer, from) = self.place("send");
         to.receive(4 * at..4 * (at + self.len()), buffer, from);
     }
 
     /// Copies the numbers of `other`, in the same storage on the same device, over these, from number `at` on.
-    pub fn copy_from(&self, at: usize, other: &Tensor) {
+    pub(crate) fn copy_from(&self, at: usize, other: &Tensor) {
         let fits = self.real() == other.real() && at <= self.len() && other.len() <= self.len() - at;
         assert!(fits, "copy: {other:?} to {at} of {self:?}");
         let ((buffer, start), (from, first)) = (self.place("copy"), other.place("copy"));
@@ -260,7 +260,7 @@ impl Tensor {
     }
 
     /// Sets all numbers on a device to zero.
-    pub fn zero(&self) {
+    pub(crate) fn zero(&self) {
         let (buffer, at) = self.place("zero");
         buffer.zero(at, self.bytes() as usize);
     }

@@ -5,13 +5,13 @@
 //!         -> Shown: the genes of one perturbation      -> scatter, volcano     one per perturbation
 //! ```
 
-pub mod chart;
-pub mod genes;
-pub mod overlap;
-pub mod scatter;
-pub mod score;
-pub mod strip;
-pub mod volcano;
+pub(crate) mod chart;
+pub(crate) mod genes;
+pub(crate) mod overlap;
+pub(crate) mod scatter;
+pub(crate) mod score;
+pub(crate) mod strip;
+pub(crate) mod volcano;
 
 use std::collections::HashSet;
 use std::fmt::Write as _;
