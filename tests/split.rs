@@ -319,3 +319,26 @@ fn a_fewshot_cell_type_gives_no_controls_to_a_part_of_which_it_lists_nothing() {
     let split = load(&data, &text).expect("a split");
     assert!(split.part(Part::Val).is_empty() && !split.part(Part::Test).is_empty());
 }
+
+#[test]
+fn a_split_is_used_with_its_own_data_alone() {
+    let (dir, data) = world().open();
+    let split = load(&data, &format!("{DATASETS}{TRAINING}")).expect("a split");
+    // As many groups, which are others.
+    let mut other = world();
+    other.header.cell_types[0] = "type".into();
+    let (_dir, other) = other.open();
+    let uses: [fn(&Split, &Data); 4] = [
+        |split, data| drop(split.perturbed(Part::Train, data)),
+        |split, data| drop(split.usable(data)),
+        |split, data| drop(split.untrained(data)),
+        |split, data| drop(split.report(data)),
+    ];
+    for using in uses {
+        // Opened anew they are the same data.
+        using(&split, &Data::open(dir.path()).expect("opened"));
+        let stopped = std::panic::catch_unwind(|| using(&split, &other)).expect_err("other data");
+        let told = stopped.downcast_ref::<String>().expect("words");
+        assert!(told.contains("the split is of other data than"), "{told}");
+    }
+}

@@ -49,7 +49,7 @@ struct Source {
 /// Draws sets of cells.
 #[derive(Clone, Debug)]
 pub struct Sampler {
-    /// CRC-32 of the data's manifest, which vouches for every byte of it.
+    /// The [`Data::crc`] of its data.
     data: u32,
     sources: Vec<Source>,
     /// Sum of the weights up to and including each source.
@@ -114,13 +114,12 @@ impl Sampler {
         let cumulative = sources.iter().map(weigh).collect();
         let tiles = epoch::tiles(&sources, settings.cells);
         let (own, rng) = (0..settings.sets as u64, Rng::new(seed).at(stream::SETS));
-        let data = of(data);
-        Ok(Sampler { data, sources, cumulative, tiles, pools, unmatched, settings, own, rng })
+        Ok(Sampler { data: data.crc(), sources, cumulative, tiles, pools, unmatched, settings, own, rng })
     }
 
     /// Whether the cell numbers that it draws are those of this data directory.
     pub(super) fn is_of(&self, data: &Data) -> bool {
-        self.data == of(data)
+        self.data == data.crc()
     }
 
     /// Draws only the sets of one of `ranks`: each rank gets equally many, no set is drawn twice, and together they draw all.
@@ -215,11 +214,6 @@ pub fn sets_per_rank(sets: usize, ranks: usize) -> Result<usize> {
             Err(Error::setting("data.sets", what))
         }
     }
-}
-
-/// What tells a data directory from others.
-fn of(data: &Data) -> u32 {
-    crc32fast::hash(data.manifest().to_json().as_bytes())
 }
 
 fn check(data: &Data, settings: &DataConfig) -> Result<()> {

@@ -68,9 +68,12 @@ impl std::str::FromStr for Part {
     }
 }
 
-/// The groups of each part, ascending. Control groups can be in several parts, perturbed groups in only one.
+/// The groups of each part, ascending, as one data directory numbers them. Control groups can be in several parts, perturbed
+/// groups in only one.
 #[derive(Clone, Debug)]
 pub struct Split {
+    /// The [`Data::crc`] of its data.
+    data: u32,
     /// In the order of [`Part::ALL`]; each may be empty.
     parts: [Vec<u32>; 3],
     /// SHA-256 of the file, as `sha256sum` prints it.
@@ -100,7 +103,7 @@ impl Split {
     fn parse(text: &str, data: &Data) -> std::result::Result<Split, String> {
         let Clauses { places, warnings, notes } = Clauses::parse(text, data)?;
         let hash = format!("{:x}", Sha256::digest(text));
-        let mut split = Split { parts: Default::default(), hash, warnings, notes };
+        let mut split = Split { data: data.crc(), parts: Default::default(), hash, warnings, notes };
         for (number, group) in data.groups().iter().enumerate() {
             let place = &places[group.cell_type as usize];
             let parts = if data.is_control(number as u32) {
@@ -126,20 +129,25 @@ impl Split {
     /// The groups of a part that are not controls.
     ///
     /// # Panics
-    /// If the split was not loaded for this data.
+    /// If the split was loaded for other data.
     pub fn perturbed(&self, part: Part, data: &Data) -> Vec<u32> {
+        self.check_of(data);
         data.perturbed(self.part(part)).expect("a split of this data")
     }
 
     /// The perturbed groups of the training part, by whether they can be used.
     ///
     /// # Panics
-    /// If the split was not loaded for this data.
+    /// If the split was loaded for other data.
     pub fn usable(&self, data: &Data) -> Usable {
+        self.check_of(data);
         Usable::of(data, self.part(Part::Train)).expect("a split of this data")
     }
 
     /// Names of the perturbations for which no cell can be used in training.
+    ///
+    /// # Panics
+    /// If the split was loaded for other data.
     pub fn untrained(&self, data: &Data) -> Vec<String> {
         let seen =
             self.usable(data).groups.into_iter().map(|group| data.groups()[group as usize].perturbation);
@@ -149,8 +157,21 @@ impl Split {
     }
 
     /// Cells, groups, perturbations and cell types of each part.
+    ///
+    /// # Panics
+    /// If the split was loaded for other data.
     pub fn report(&self, data: &Data) -> Report {
+        self.check_of(data);
         Report::of(self, data)
+    }
+
+    /// A split is the numbers of groups, which mean others in other data: using it there is an error of the program.
+    fn check_of(&self, data: &Data) {
+        let dir = data.dir().display();
+        assert!(
+            self.data == data.crc(),
+            "the split is of other data than {dir}: read it for those (`Split::load`)"
+        );
     }
 
     /// A held-out context is predicted from its controls: without any there is nothing to start from.

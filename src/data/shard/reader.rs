@@ -24,6 +24,8 @@ pub struct Data {
     manifest: Manifest,
     /// The control label's place in the manifest.
     control: u32,
+    /// CRC-32 of the manifest.
+    crc: u32,
     shards: Vec<Shard>,
     /// First cell of each shard, then the number of cells.
     firsts: Vec<u64>,
@@ -69,8 +71,9 @@ impl Data {
         let shards = opened.into_iter().collect::<Result<Vec<Shard>>>()?;
         let control = manifest.control_position();
         let (groups, firsts) = number_cells(dir, &manifest, control, &shards)?;
+        let crc = crc32fast::hash(manifest.to_json().as_bytes());
         let (dir, from_disk) = (dir.to_path_buf(), FromDisk::unknown());
-        Ok(Data { dir, manifest, control, shards, firsts, groups, from_disk })
+        Ok(Data { dir, manifest, control, crc, shards, firsts, groups, from_disk })
     }
 
     /// The directory.
@@ -81,6 +84,11 @@ impl Data {
     /// Genes, vocabularies, scale.
     pub fn manifest(&self) -> &Manifest {
         &self.manifest
+    }
+
+    /// CRC-32 of the manifest, which vouches for every byte: it tells these data from others.
+    pub(crate) fn crc(&self) -> u32 {
+        self.crc
     }
 
     /// All groups, controls first; each of the two sorted by cell type, perturbation, batch.
