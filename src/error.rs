@@ -51,8 +51,8 @@ pub enum Error {
 /// What went wrong: in the system's words, or in clearer ones where those do not say what is in the way.
 fn words(cause: &io::Error) -> String {
     match cause.kind() {
-        // Both come from making a folder, which is no error if one is already there; the files that are made anew are in
-        // folders of our own.
+        // The latter comes from making a folder, which is no error if one is already there; who makes a file anew says himself
+        // that there is one.
         ErrorKind::NotADirectory | ErrorKind::AlreadyExists => "is a file, but a folder is needed".into(),
         ErrorKind::IsADirectory => "is a folder, but a file is needed".into(),
         _ => cause.to_string(),
@@ -92,7 +92,13 @@ pub trait At<T> {
 
 impl<T> At<T> for io::Result<T> {
     fn at(self, path: impl AsRef<Path>) -> Result<T> {
-        self.map_err(|cause| Error::Io { path: path.as_ref().to_path_buf(), cause })
+        self.map_err(|cause| {
+            let path = path.as_ref();
+            // The file that stands in the way may be further up.
+            let met = || path.ancestors().find(|part| part.exists());
+            let path = if cause.kind() == ErrorKind::NotADirectory { met().unwrap_or(path) } else { path };
+            Error::Io { path: path.to_path_buf(), cause }
+        })
     }
 }
 
@@ -168,6 +174,18 @@ mod tests {
         let error = std::fs::read("/no/such/file").at("/no/such/file").expect_err("there is none");
         assert!(error.to_string().starts_with("/no/such/file: No such file"), "{error}");
         assert!(std::error::Error::source(&error).is_none());
+    }
+
+    #[test]
+    fn a_file_where_a_folder_is_needed_is_named_itself() {
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        let wanted = format!("{}: is a file, but a folder is needed", file.path().display());
+        for below in ["x", "x/y"] {
+            let below = file.path().join(below);
+            assert_eq!(std::fs::read(&below).at(&below).expect_err("below a file").to_string(), wanted);
+        }
+        let told = std::fs::read_dir(file.path()).at(file.path()).expect_err("a file").to_string();
+        assert_eq!(told, wanted);
     }
 
     #[test]

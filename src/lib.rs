@@ -4,7 +4,7 @@
 //! file), kernel (that op's CUDA file), [`tape::Tape`] (records ops, then runs them backwards once), [`params::Params`] (all weights
 //! in one flat buffer, with names), [`data::loader::Batch`] (sets of cells, read from shards) and [`config::Config`].
 //!
-//! Where to start; the first eight have examples, the others are the functions behind the commands:
+//! Where to start; the first nine have examples, the others are the functions behind the commands:
 //!
 //! | to                                                     | see                  |
 //! |--------------------------------------------------------|----------------------|
@@ -14,6 +14,7 @@
 //! | draw sets of cells from a data directory               | [`data::loader`]     |
 //! | train a model of your own on the tape                  | [`optim`]            |
 //! | make a data directory of h5ad files                    | [`data::preprocess`] |
+//! | make one of cells in memory                            | [`write_cells`]      |
 //! | train the model                                        | [`train`]            |
 //! | predict what a split holds out                         | [`predict`]          |
 //! | score or write cells of a data directory               | [`data::population`] |
@@ -21,6 +22,8 @@
 //! | describe perturbations, to predict unseen ones         | [`data::features`]   |
 //! | open a run's checkpoint                                | [`checkpoint`]       |
 //! | compare with simple models                             | [`baseline`]         |
+//!
+//! [`write_cells`]: data::shard::write_cells
 //!
 //! Work on a device, that of tapes and models too, belongs inside [`gpu::guard`], which makes the device's failure an error; it
 //! covers its own thread. Our own commands and the functions behind them do so.

@@ -2,7 +2,6 @@
 
 use std::path::Path;
 
-use scale_engine::aside;
 use scale_engine::baseline::{Answer, Baselines, Kind, Settings, baseline};
 use scale_engine::config::Observe;
 use scale_engine::data::bulk;
@@ -55,14 +54,12 @@ fn data(dir: &Path, scale: Scale, cells: &[Cell]) -> Data {
         genes: (0..cells[0].3.len()).map(|g| format!("g{g}")).collect(),
     };
     let path = dir.join("data");
-    aside::folder(&path, |aside| {
-        write_cells(aside, header, &labels, Limits::default(), |rows| {
-            cells.iter().try_for_each(|(_, _, _, x)| {
-                let genes: Vec<u16> = (0..x.len() as u16).filter(|&g| x[g as usize] != 0.0).collect();
-                let values: Vec<f32> = x.iter().copied().filter(|x| *x != 0.0).collect();
-                let library = if scale == Scale::Counts { x.iter().sum() } else { f32::NAN };
-                rows.push("", &genes, &values, library)
-            })
+    write_cells(&path, header, &labels, Limits::default(), |rows| {
+        cells.iter().try_for_each(|(_, _, _, x)| {
+            let genes: Vec<u16> = (0..x.len() as u16).filter(|&g| x[g as usize] != 0.0).collect();
+            let values: Vec<f32> = x.iter().copied().filter(|x| *x != 0.0).collect();
+            let library = if scale == Scale::Counts { x.iter().sum() } else { f32::NAN };
+            rows.push("", &genes, &values, library)
         })
     })
     .expect("written");

@@ -203,5 +203,37 @@ fn a_folder_that_is_not_a_data_directory_is_named() {
     let dir = tempfile::tempdir().expect("a temporary folder");
     let message = Data::open(dir.path()).expect_err("refused").to_string();
     assert!(message.contains("has no manifest.json"), "{message}");
-    assert!(Data::open(Path::new("nowhere/at/all")).is_err());
+    let file = dir.path().join("split.toml");
+    std::fs::write(&file, "").expect("written");
+    let gone = Path::new("nowhere/at/all");
+    for (path, lack) in [(gone, "there is no such folder"), (&file, "it is a file"), (&file.join("x"), "")] {
+        let message = Data::open(path).expect_err("refused").to_string();
+        let wanted = match lack {
+            "" => format!("{}: is a file, but a folder is needed", file.display()),
+            lack => format!("{}: is not a data directory: {lack} (`preprocess` makes one)", path.display()),
+        };
+        assert_eq!(message, wanted);
+    }
+}
+
+#[test]
+fn a_data_directory_is_written_whole_or_not_at_all() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let path = dir.path().join("new").join("data");
+    let world = one_row(Scale::Counts, &[1.0]);
+    let mut bad = world.clone();
+    bad.cells[0].values[0] = f32::NAN;
+    let message = bad.write(&path, Limits::default()).expect_err("refused").to_string();
+    assert!(
+        message.starts_with(&format!("{}: cell 0 of the source: value NaN", path.display())),
+        "{message}"
+    );
+    let left = || std::fs::read_dir(path.parent().expect("a folder")).expect("readable").count();
+    assert_eq!(left(), 0);
+    world.write(&path, Limits::default()).expect("written");
+    assert_eq!((left(), Data::open(&path).expect("opened").cells()), (1, 2));
+    // It holds a data directory now.
+    let message = world.write(&path, Limits::default()).expect_err("refused").to_string();
+    assert!(message.starts_with(&format!("{}: exists and is not empty", path.display())), "{message}");
+    assert_eq!(Data::open(&path).expect("still whole").cells(), 2);
 }

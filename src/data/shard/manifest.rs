@@ -1,5 +1,6 @@
 //! manifest.json: what the shards' numbers mean, and which shards belong together.
 
+use std::io::ErrorKind;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -132,8 +133,14 @@ impl Manifest {
     /// Reads and checks the manifest of a directory.
     pub(crate) fn read(dir: &Path) -> Result<Manifest> {
         let path = dir.join(FILE);
-        if dir.is_dir() && !path.exists() {
-            let what = "is not a data directory: it has no manifest.json (`preprocess` makes one)";
+        let lacks = match dir.metadata() {
+            Ok(found) if !found.is_dir() => Some("it is a file"),
+            Ok(_) if !path.exists() => Some("it has no manifest.json"),
+            Err(error) if error.kind() == ErrorKind::NotFound => Some("there is no such folder"),
+            _ => None,
+        };
+        if let Some(lacks) = lacks {
+            let what = format!("is not a data directory: {lacks} (`preprocess` makes one)");
             return Err(Error::format(dir, what));
         }
         let text = std::fs::read_to_string(&path).at(&path)?;

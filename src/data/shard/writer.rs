@@ -6,7 +6,7 @@
 //! not on memory, threads, time, or the number of parts that the cells were cut into.
 
 use std::fs::File;
-use std::io::{BufWriter, Seek, SeekFrom, Write};
+use std::io::{BufWriter, ErrorKind, Seek, SeekFrom, Write};
 use std::ops::Range;
 use std::path::Path;
 
@@ -14,6 +14,7 @@ use super::format::{self, Kind, Part};
 use super::piles::{Pile, Piles, Sizes};
 use super::spill::{Chunk, MEMORY, Rows, RowsWriter, Runs};
 use super::{Manifest, ShardEntry};
+use crate::aside;
 use crate::error::{At, Error, Result};
 
 /// Sizes that bound the writer.
@@ -63,8 +64,52 @@ pub fn merge(
     Ok(manifest)
 }
 
-/// Writes a data directory into `dir`, the folder that `aside::folder` made, in one go: `fill` pushes the cells in the order
-/// of their labels (cell type, perturbation, batch). The result does not depend on `limits.memory`.
+/// Writes a data directory of cells that are at hand. `manifest` is complete except for the shards, `labels` are the cell type,
+/// perturbation and batch of each cell, as places in the manifest's lists, and `fill` pushes the cells in the same order. The
+/// result does not depend on `limits.memory`.
+///
+/// ```
+/// use scale_engine::data::shard::{AsRead, Columns, Data, Limits, Manifest, Scale, write_cells};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let folder = tempfile::tempdir()?;
+/// # let dir = folder.path().join("DATA");
+/// let names = |text: &str| text.split(' ').map(String::from).collect::<Vec<String>>();
+/// let manifest = Manifest {
+///     version: Manifest::VERSION,
+///     dataset: "mine".into(),
+///     scale: Scale::Counts,
+///     target: Some(1e4),
+///     factor: 10.0,
+///     control: "control".into(),
+///     columns: Columns { perturbation: "drug".into(), cell_type: "type".into(), batch: None, size: None },
+///     as_read: AsRead::default(),
+///     sources: Vec::new(),
+///     shards: Vec::new(),
+///     // Sorted, all three.
+///     cell_types: names("B T"),
+///     perturbations: names("IFNB1 control"),
+///     batches: names("all"),
+///     unmeasured: Vec::new(),
+///     genes: names("CD19 CD3E ISG15"),
+///     source_genes: Some(3),
+/// };
+/// let labels = [[0, 1, 0], [0, 0, 0], [1, 1, 0], [1, 0, 0]];
+/// let counts = [[3.0, 0.0, 1.0], [2.0, 0.0, 9.0], [0.0, 4.0, 0.0], [0.0, 1.0, 7.0]];
+/// write_cells(&dir, manifest, &labels, Limits::default(), |rows| {
+///     let mut cells = counts.iter().enumerate();
+///     cells.try_for_each(|(i, x)| rows.push(&format!("cell {i}"), &[0, 1, 2], x, x.iter().sum()))
+/// })?;
+/// assert_eq!(Data::open(&dir)?.cells(), 4);
+/// # Ok(())
+/// # }
+/// ```
+///
+/// `dir` appears whole or not at all: it is written under another name beside it, then renamed. It may be an empty folder.
+///
+/// # Errors
+/// A folder that is not empty; a manifest that cannot be true; a label beyond its lists; fewer or more cells than labels; what
+/// `fill` or the system refuses.
 pub fn write_cells(
     dir: &Path,
     manifest: Manifest,
@@ -75,14 +120,20 @@ pub fn write_cells(
     let bad = |what| Error::format(dir, what);
     manifest.check().map_err(bad)?;
     let piles = Piles::of(&manifest, labels.iter().copied()).map_err(bad)?;
-    let spill = dir.join(".spill");
-    let every = 0..piles.cells();
-    let mut writer = RowsWriter::with_memory(&spill, &manifest, &piles, every, limits.memory)?;
-    fill(&mut writer)?;
-    let rows = writer.finish()?;
-    let manifest = merge(dir, manifest, piles, &[rows], limits.shard)?;
-    std::fs::remove_file(&spill).at(&spill)?;
-    Ok(manifest)
+    aside::folder(dir, |aside| {
+        let spill = aside.join(".spill");
+        let every = 0..piles.cells();
+        let mut writer = RowsWriter::with_memory(&spill, &manifest, &piles, every, limits.memory)?;
+        // What is wrong with a cell is not that file's fault.
+        let of_cells = |error| match error {
+            Error::Format { path, what } if path == spill => bad(what),
+            other => other,
+        };
+        let rows = fill(&mut writer).and_then(|()| writer.finish()).map_err(of_cells)?;
+        let manifest = merge(aside, manifest, piles, &[rows], limits.shard)?;
+        std::fs::remove_file(&spill).at(&spill)?;
+        Ok(manifest)
+    })
 }
 
 /// Writes the shard of some piles. Sections are written alongside one another, the header last, once the checksums are known.
@@ -105,7 +156,12 @@ fn write_shard(
     let begin = header.encode().0.len() as u64;
     let (last, length) = layout[layout.len() - 1];
     let bytes = begin + last + length;
-    File::create_new(&path).and_then(|f| f.set_len(bytes)).at(&path)?;
+    match File::create_new(&path) {
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+            return Err(Error::format(&path, "is there already, and is not replaced"));
+        }
+        made => made.and_then(|file| file.set_len(bytes)).at(&path)?,
+    }
     let streams = layout.map(|(offset, _)| Stream::open(&path, begin + offset));
     let streams = streams.into_iter().collect::<Result<Vec<Stream>>>()?;
     let mut sections =
