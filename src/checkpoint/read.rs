@@ -150,7 +150,7 @@ fn read_text(path: &Path, bytes: &[u8]) -> Result<Text> {
         return Err(bad(format!("has checkpoint layout {version}, but this program reads layout {VERSION}")));
     }
     let text: Text = serde_json::from_str(text).map_err(wrong)?;
-    text.header.config.validate().map_err(|e| bad(e.to_string()))?;
+    text.header.config.can_run().map_err(|e| bad(e.to_string()))?;
     text.header.data.check().map_err(|what| bad(format!("header: {what}")))?;
     Ok(text)
 }

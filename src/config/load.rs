@@ -60,8 +60,14 @@ impl Config {
         toml::from_str(text).map_err(|e| Error::format(path, format!("config: {}", e.message())))
     }
 
-    /// Refuses settings that cannot run, naming the field.
+    /// Refuses names of a preset or recipe that there is not, and settings that cannot run, naming the field.
     pub fn validate(&self) -> Result<()> {
+        self.check_names()?;
+        self.can_run()
+    }
+
+    /// The same but for the names, which decide nothing: those of a run that is there may be of another version.
+    pub(crate) fn can_run(&self) -> Result<()> {
         if let Some((field, n, range)) = self.ranges().into_iter().find(|(_, n, range)| !range.contains(n)) {
             let (least, most) = range.into_inner();
             let bound = if n < least { format!("least {least}") } else { format!("most {most}") };
@@ -197,7 +203,8 @@ impl<'a> Over<'a> {
             };
             self.wrong(field, told)
         })?;
-        config.validate().map_err(|error| match error {
+        // The names are those of a preset and recipe, or of another run.
+        config.can_run().map_err(|error| match error {
             Error::Setting { field, what } => self.wrong(field, what),
             error => error,
         })?;

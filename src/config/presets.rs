@@ -13,14 +13,21 @@ impl Config {
     pub fn new(preset: &str, recipe: &str) -> Result<Config> {
         let mut config = Config::sized(preset)?;
         config.recipe = recipe.into();
-        match recipe {
-            "default" => config.take_what_worked(),
-            "paper" => {}
-            other => {
-                return Err(Error::setting("recipe", unknown("recipe", other, &RECIPES)));
-            }
+        config.check_names()?;
+        if recipe == "default" {
+            config.take_what_worked();
         }
         Ok(config)
+    }
+
+    /// Refuses a preset or recipe that there is not, with what is known.
+    pub(super) fn check_names(&self) -> Result<()> {
+        let names: [(_, &String, &[&str]); 2] =
+            [("preset", &self.preset, &PRESETS), ("recipe", &self.recipe, &RECIPES)];
+        match names.into_iter().find(|(_, name, known)| !known.contains(&name.as_str())) {
+            Some((field, name, known)) => Err(Error::setting(field, unknown(field, name, known))),
+            None => Ok(()),
+        }
     }
 
     /// A preset's sizes, and the paper's choices.
@@ -188,5 +195,38 @@ impl Default for TrainConfig {
 impl Default for PredictConfig {
     fn default() -> Self {
         PredictConfig { steps: 1, calibrate: false, observe: Observe::None }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_presets_and_recipes_that_there_are_begin_a_run() {
+        for (preset, recipe) in PRESETS.into_iter().flat_map(|preset| RECIPES.map(|recipe| (preset, recipe)))
+        {
+            Config::new(preset, recipe).expect("names").validate().expect("they can run");
+        }
+        let good = Config::new("s40", "paper").expect("names");
+        let other = [
+            (
+                Config { preset: "s41".into(), ..good.clone() },
+                r#"preset: unknown preset "s41"; did you mean "s40""#,
+            ),
+            (
+                Config { recipe: "papr".into(), ..good },
+                r#"recipe: unknown recipe "papr"; did you mean "paper"?"#,
+            ),
+        ];
+        for (config, told) in other {
+            let error = config.validate().expect_err("an unknown name").to_string();
+            assert!(error.starts_with(told), "{error}");
+            // A run that has it is read, and goes on.
+            config.can_run().expect("its fields are good");
+            assert_eq!(Config::from_toml(&config.to_toml(), "c.toml".as_ref()).expect("readable"), config);
+            let over = config.load_over(None, &["train.steps=3".into()]).expect("laid over it");
+            assert_eq!((over.preset, over.recipe, over.train.steps), (config.preset, config.recipe, 3));
+        }
     }
 }

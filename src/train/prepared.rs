@@ -77,7 +77,11 @@ impl Prepared {
         settings: &Settings,
         progress: &Progress,
     ) -> Result<Prepared> {
-        config.validate()?;
+        match init_from {
+            None => config.validate()?,
+            // It may be that of the other run, with its names.
+            Some(_) => config.can_run()?,
+        }
         if split.usable(&data).groups.is_empty() {
             let what = "its training part has no usable perturbed cells, so there is nothing to learn from";
             return Err(Error::format(&settings.split, what));
