@@ -1,10 +1,13 @@
 //! Leaving out cells, genes and perturbations, as scanpy's and cell-load's filters do.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use scale_engine::data::h5ad::{Cells, Column, Frame, Labels, X, write};
-use scale_engine::data::preprocess::{Filters, Knockdown, Settings};
+use scale_engine::data::preprocess::{Filters, Genes, Knockdown, Settings, preprocess};
 use scale_engine::data::shard::Data;
+use scale_engine::progress::{Event, Progress};
 
 use crate::preprocess::{refusal, run, settings, small, words};
 use crate::refused::told;
@@ -206,4 +209,27 @@ fn the_knock_down_filter_leaves_out_small_groups_unless_told_otherwise() {
         "{code:?} {said}"
     );
     assert_eq!(asked(&["--min-cells-per-pert", "3"]).0, Some(0));
+}
+
+#[test]
+fn a_list_of_genes_is_read_before_the_passes_and_again_for_what_they_leave() {
+    let (dir, mut settings) = small(|_, _, _| ());
+    settings.filters.min_cells = 3;
+    let list = dir.path().join("genes.txt");
+    settings.genes = Genes::Listed(list.clone());
+    // The second gene is in no cell, and the filter leaves it out.
+    for (name, told, passes) in [("CD3F", "did you mean \"CD3E\"", 0), ("GATA1", "unknown gene \"GATA1\"", 1)]
+    {
+        std::fs::write(&list, name).expect("written");
+        let done = Arc::new(AtomicU64::new(0));
+        let seen = done.clone();
+        let progress = Progress::new(move |event, _| {
+            if let Event::Done(cells) = event {
+                seen.fetch_max(cells, Ordering::Relaxed);
+            }
+        });
+        let error = preprocess(&settings, &progress).expect_err("refused").to_string();
+        assert!(error.contains(told), "{error}");
+        assert_eq!(done.load(Ordering::Relaxed), passes * 6, "cells read for {name}");
+    }
 }

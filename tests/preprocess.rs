@@ -171,8 +171,9 @@ fn each_mistake_has_its_own_message() {
         assert!(said.iter().all(|said| what.contains(said)), "{said:?}: {what}");
     }
     type Ask = fn(&mut Settings);
-    let asked: [(Ask, &[&str]); 10] = [
+    let asked: [(Ask, &[&str]); 11] = [
         (|s| s.source = "raw".into(), &["has no raw;", "layers/NAME"]),
+        (|s| s.source = String::new(), &["source: is empty; name a matrix: X, raw"]),
         (|s| s.perturbation = "drugs".into(), &["column \"drugs\": not in ", "\"drug\"", "line, plate"]),
         (|s| s.batch = Some("well".into()), &["column \"well\": not in "]),
         (|s| s.hvg_batch = Some("well".into()), &["column \"well\": not in "]),

@@ -134,6 +134,12 @@ impl H5ad {
     }
 
     fn open_part(path: &Path, columns: Option<&[&str]>, source: &str) -> Result<H5ad> {
+        if source.is_empty() {
+            return Err(Error::setting(
+                "source",
+                "is empty; name a matrix: X, raw, layers/NAME or obsm/NAME",
+            ));
+        }
         if let Some(matrix) = find_mtx(path)? {
             tenx::plain(path, columns, source)?;
             return mtx::open(path, &matrix);

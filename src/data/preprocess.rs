@@ -291,10 +291,16 @@ fn choose(
     found: &Found,
     work: &Work,
 ) -> Passed<(Option<Filtered>, Option<f64>, genes::Chosen)> {
+    let mut names = Vec::new();
+    if let Genes::Listed(list) = &settings.genes {
+        names = genes::names(list)?;
+        // Better to know now: the passes may take hours, and they may leave out some of the genes.
+        genes::listed(inputs, list, &names)?;
+    }
     let filtered = filter::apply(settings, inputs, found, work)?;
     let target = target::find(settings, inputs, found, work)?;
     let chosen = match &settings.genes {
-        Genes::Listed(list) => genes::listed(inputs, list)?,
+        Genes::Listed(list) => genes::listed(inputs, list, &names)?,
         Genes::Top(count) => {
             genes::most_variable(settings, inputs, found, target.unwrap_or(1.0), *count, work)?
         }

@@ -88,12 +88,13 @@ fn by_clipped_counts(
     Ok(seurat_v3::table(&whole, &batches, count, settings.hvg_batch.is_some()))
 }
 
-/// The genes of a list, in its order.
-pub(super) fn listed(inputs: &Inputs, list: &Path) -> Result<Chosen> {
-    let names = match list.is_dir() {
-        true => Manifest::read(list)?.genes,
-        false => list::names(list)?,
-    };
+/// The names in a list of genes, or in a data directory.
+pub(super) fn names(list: &Path) -> Result<Vec<String>> {
+    if list.is_dir() { Ok(Manifest::read(list)?.genes) } else { list::names(list) }
+}
+
+/// The genes with the names of a list, in its order.
+pub(super) fn listed(inputs: &Inputs, list: &Path, names: &[String]) -> Result<Chosen> {
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
     let places: HashMap<&str, u32> =
         inputs.genes.iter().enumerate().map(|(i, name)| (name.as_str(), i as u32)).collect();

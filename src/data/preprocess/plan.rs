@@ -50,7 +50,7 @@ pub fn plan(settings: &Settings, parts: &Parts) -> Result<Plan> {
     let found = scale::find(&mut inputs, settings.scale)?;
     target::told(&found, settings.target)?;
     let genes = match &settings.genes {
-        Genes::Listed(list) => genes::listed(&inputs, list)?.kept.len(),
+        Genes::Listed(list) => genes::listed(&inputs, list, &genes::names(list)?)?.kept.len(),
         Genes::Top(count) => (*count).min(inputs.genes.len()),
     };
     let mut source_bytes = 0;
