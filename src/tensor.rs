@@ -300,7 +300,7 @@ impl Tensor {
 
     /// Some of its rows, `[rows, width]`. No copy.
     pub fn part_of_rows(&self, rows: &Range<usize>) -> Self {
-        self.part(rows.start * self.width(), &[rows.len(), self.width()])
+        self.reshape(&[self.rows(), self.width()]).slice(rows.clone())
     }
 
     /// The numbers as a vector: moved out if this is the only owner of the whole buffer, copied otherwise.
@@ -365,6 +365,16 @@ mod tests {
     #[should_panic(expected = "18446744073709551615..18446744073709551615 of [4]")]
     fn a_part_whose_end_wraps_is_refused() {
         Tensor::zeros(&[4]).part(usize::MAX, &[1]);
+    }
+
+    #[test]
+    fn rows_are_refused_that_are_not_there() {
+        let rows = |range: Range<usize>| Tensor::zeros(&[2, 3, 4]).part_of_rows(&range).shape().to_vec();
+        assert_eq!((rows(1..5), rows(6..6)), (vec![4, 4], vec![0, 4]));
+        #[expect(clippy::reversed_empty_ranges)]
+        for none in [1 << 62..(1 << 62) + 1, 5..7, 3..2] {
+            std::panic::catch_unwind(|| rows(none)).expect_err("no such rows");
+        }
     }
 
     #[test]
