@@ -104,8 +104,11 @@ fn what_holds_of_one_run_alone_is_said_with_its_name() {
         let out = dir.path().join("out.h5ad");
         let runs: Vec<PathBuf> = runs.iter().map(PathBuf::from).collect();
         let settings = predict::Settings { runs, ..predict::Settings::new(second, source, &out) };
-        predict(&settings, &Progress::silent()).expect("a prediction")
+        predict(&settings, &Progress::silent())
     };
+    let none = report(&[]).expect_err("no run").to_string();
+    assert_eq!(none, "runs: give one run, or several to be averaged");
+    let report = |runs: &[&Path]| report(runs).expect("a prediction");
     let (alone, several) = (report(&[third]).notes, report(&[second, third]).notes);
     assert!(alone.len() == 1 && alone[0].starts_with("the split file is not the one"), "{alone:?}");
     assert_eq!(several, [format!("{}: {}", third.display(), alone[0])]);

@@ -42,7 +42,7 @@ const CHOSEN: [(&str, &[&str]); 18] = [
     ("predict.rs", &[]),
     ("train/prepared.rs", &[]),
     // One of several, or some of them.
-    ("config/load.rs", &["load.preset", "set", "train.steps"]),
+    ("config/load.rs", &["preset", "set", "train.steps"]),
     ("data/preprocess.rs", &["perturbation", "cell_type", "batch"]),
     ("data/preprocess/filter.rs", &FILTERS),
     ("data/sampler.rs", &["data.sets", "data.cells"]),
@@ -76,7 +76,7 @@ const OWN_NAMES: [&str; 13] = [
     // Positions of the command line, and a file that it is given.
     "inputs",
     "request",
-    "run",
+    "runs",
 ];
 
 /// The literal first argument of each refusal in some code; `None` if it is another expression.

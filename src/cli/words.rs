@@ -12,7 +12,7 @@ use crate::error::Error;
 
 /// A field of the library's settings, or a function, and what stands for it on the command line: an option of the command that
 /// runs, or another command. A field that is called alike in the settings of two commands is the same option of both.
-pub const OPTIONS: [(&str, &str); 59] = [
+pub const OPTIONS: [(&str, &str); 58] = [
     // Settings and parts of `preprocess` and `genes`.
     ("batch", "--batch-col"),
     ("cell_type", "--celltype-col"),
@@ -48,7 +48,6 @@ pub const OPTIONS: [(&str, &str); 59] = [
     ("few_shot", "--few-shot"),
     ("groups", "--split"),
     ("init_from", "--init-from"),
-    ("load.preset", "--preset"),
     ("Preset::Pbmc", "--preset pbmc"),
     ("Preset::Replogle", "--preset replogle"),
     ("Preset::Tahoe", "--preset tahoe"),

@@ -177,14 +177,14 @@ impl<'a> Over<'a> {
         }
         let path = self.file.map_or(String::new(), |path| path.display().to_string());
         let (of_set, of_file) = (name(&self.of_set, field), name(&self.of_file, field));
-        let path = path.as_str();
-        let all = [("load.preset", "", asked), ("set", "`set`", of_set), (path, path, of_file)];
+        let all = [(field, "", asked), ("set", "`set`", of_set), (&*path, &*path, of_file)];
         let mut told = all.into_iter().filter_map(|(by, other, name)| Some((by, other, name?)));
         let Some((by, _, asked)) = told.next() else { return Ok(None) };
         match told.find(|(.., name)| *name != asked) {
             Some((_, other, name)) => {
-                let what =
-                    format!("{field} {asked}, but {other} has {field} = {name:?}; give only one of them");
+                let what = format!(
+                    "{asked} is asked for, but {other} has {field} = {name:?}; give only one of them"
+                );
                 Err(Error::setting(by, what))
             }
             None => Ok(Some(asked)),
@@ -361,7 +361,8 @@ mod tests {
             (Some("tiny"), None, "preset=s40"),
         ] {
             let error = load(preset, file, set).expect_err(set).to_string();
-            assert!(error.contains("give only one of them"), "{error}");
+            let by = if preset.is_some() { "preset: tiny is asked for, but " } else { "set: " };
+            assert!(error.starts_with(by) && error.contains("give only one of them"), "{error}");
         }
         assert_eq!(load(Some("s40"), file, "recipe=default").expect("the same names").preset, "s40");
     }

@@ -33,7 +33,7 @@ pub struct Run {
 /// The checkpoint that each run means.
 pub fn checkpoints(runs: &[PathBuf]) -> Result<Vec<PathBuf>> {
     if runs.is_empty() {
-        return Err(Error::setting("run", "give one run, or several to be averaged"));
+        return Err(Error::setting("runs", "give one run, or several to be averaged"));
     }
     let found: Vec<PathBuf> = runs.iter().map(|run| checkpoint_of(run)).collect::<Result<_>>()?;
     let canonical = |path: &PathBuf| path.canonicalize().unwrap_or_else(|_| path.clone());
