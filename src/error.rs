@@ -29,7 +29,8 @@ pub enum Error {
     /// A setting or request that cannot be honoured.
     #[error("{field}: {what}")]
     Setting {
-        /// Field of the settings, config field, parameter or variable of the environment. In `what`, another one stands in backticks.
+        /// Field of the settings, config field, parameter or variable of the environment. In `what`, another one stands in
+        /// backticks, which a value may follow: `` `size = total_counts` ``.
         field: String,
         /// What is wrong and what would be right.
         what: String,

@@ -40,7 +40,7 @@ fn output_of_10x_gets_its_labels_from_a_table() {
     )
     .expect("written");
     let mut settings = settings(&input, &dir.path().join("data"));
-    assert!(refusal(&settings).contains("`preprocess::labels FILE.csv`"));
+    assert!(refusal(&settings).contains("`preprocess::Settings::labels = FILE.csv`"));
     settings.labels = Some(table.clone());
     let kept = run(&settings).expect("made").contents;
     let joined = kept.joined.expect("a table");

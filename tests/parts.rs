@@ -238,7 +238,7 @@ fn a_part_that_is_not_as_it_was_written_is_named_and_made_again_once_removed() {
         }
     }
     let all = parts(&work, None);
-    let way = "remove it and run the same command again";
+    let way = "remove it and do the same again";
     for part in ["filters/00001", "totals/00002", "moments/00003", "rows/00004", "rows/00005.rows"] {
         let path = work.join(part);
         let good = std::fs::read(&path).expect("a part");

@@ -162,7 +162,7 @@ fn each_mistake_has_its_own_message() {
         (|_, _, x| x[2][3] = f32::NAN, &["cell \"cell2\"", "gene \"TP53\"", "NaN"]),
         (|_, _, x| x[2][3] = f32::INFINITY, &["cell \"cell2\"", "inf"]),
         (|_, _, x| x[5][1] = -2.0, &["cell \"cell5\"", "gene \"ACTB\"", "negative"]),
-        (|_, _, x| x[0][0] = 0.5, &["neither whole counts nor log1p", "`scale counts`"]),
+        (|_, _, x| x[0][0] = 0.5, &["neither whole counts nor log1p", "`scale = counts`"]),
         (|_, var, _| var.index[4] = "MYC".into(), &["gene \"MYC\" appears twice"]),
         (|obs, _, _| obs.columns[1] = ("line".into(), Column::Float(vec![0.5; 6])), &["\"line\"", "decimal"]),
     ];
@@ -209,7 +209,7 @@ fn cell_rangers_bins_collapse_where_genes_share_a_mean() {
     settings.flavor = Flavor::CellRanger;
     let what = refusal(&settings);
     assert!(
-        what.contains("collapse") && what.contains("use seurat") && what.contains("`filters.min_cells 1`"),
+        what.contains("collapse") && what.contains("use seurat") && what.contains("`filters.min_cells = 1`"),
         "{what}"
     );
 }

@@ -112,7 +112,7 @@ fn totals_that_a_column_holds_are_pointed_out() {
     });
     let notes = run(&settings).expect("made").contents.notes;
     assert!(
-        notes.iter().any(|note| note.contains("`size n_counts`") && note.contains("3.0 times")),
+        notes.iter().any(|note| note.contains("`size = n_counts`") && note.contains("3.0 times")),
         "{notes:?}"
     );
     settings.out.set_file_name("other");

@@ -113,7 +113,10 @@ fn check(path: &Path, kind: &str) -> Vec<String> {
     assert!(told["kind"].as_str().is_some_and(|told| told.starts_with("10x")), "{told}");
     assert_eq!(told["notes"].as_array().map(Vec::len), Some(file.notes().len()), "{told}");
     let what = H5ad::open_columns(path, &["drug"], "X").expect_err("no labels").to_string();
-    assert!(what.contains("\"drug\"") && what.contains("`preprocess::labels FILE.csv`"), "{what}");
+    assert!(
+        what.contains("\"drug\"") && what.contains("`preprocess::Settings::labels = FILE.csv`"),
+        "{what}"
+    );
     let what = H5ad::open_columns(path, &[], "layers/x").expect_err("one matrix").to_string();
     assert!(what.contains("layers/x"), "{what}");
     file.notes().to_vec()

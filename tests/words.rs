@@ -156,12 +156,9 @@ fn every_option_of_the_table_is_one_of_the_program() {
 }
 
 /// Options that the library's texts keep, and why.
-const KEPT: [(&str, &str); 3] = [
-    // A page for people who ran the command.
-    ("evaluate/page.rs", "--plots draws them all"),
-    // Those of other programs.
+const KEPT: [(&str, &str); 1] = [
+    // That of another program.
     ("train/prepared.rs", "cp --remove-destination"),
-    ("data/parquet/absent.rs", "cargo install --path . --features parquet"),
 ];
 
 #[test]
@@ -176,6 +173,25 @@ fn the_library_names_no_options() {
             .find(|(at, _)| code[at + 2..].starts_with(|letter: char| letter.is_ascii_lowercase()));
         let line = found.map(|(at, _)| code[..at].rsplit('\n').next().unwrap_or_default().trim());
         assert!(found.is_none(), "{file}: an option after {line:?}: name the field, in backticks");
+    }
+}
+
+#[test]
+fn a_value_is_set_apart_from_its_field() {
+    for (file, code) in library() {
+        for (field, _) in OPTIONS {
+            assert!(
+                !code.replace(&format!("`{field} = "), "").contains(&format!("`{field} ")),
+                "{file}: {field}"
+            );
+        }
+        // Commands and modules have no fields: settings have.
+        for module in ["`preprocess::", "`predict::", "`population::"] {
+            let mut named = code.split(module).skip(1);
+            let path = named.find(|path| !path.starts_with("Settings::"));
+            assert!(path.is_none(), "{file}: {module}{:.20}", path.unwrap_or_default());
+        }
+        assert!(!code.contains("same command"), "{file}: a library's user runs no commands");
     }
 }
 

@@ -1,8 +1,8 @@
 //! What the library calls a setting, in the words of the command line.
 //!
 //! The library knows fields, not options: it names them as the field of an [`Error::Setting`] and, in backticks, inside its messages
-//! (`` `size` ``, or with a value, `` `size total_counts` ``). What a command prints of the library's errors, warnings and notes goes
-//! through here, so that its user reads of the options that he can give.
+//! (`` `size` ``, or with a value, `` `size = total_counts` ``). What a command prints of the library's errors, warnings and notes
+//! goes through here, so that its user reads of the options that he can give.
 
 use std::fmt::Display;
 
@@ -70,12 +70,12 @@ pub const OPTIONS: [(&str, &str); 58] = [
     ("with_controls", "--with-controls"),
     // What another command does.
     ("h5ad::describe", "inspect"),
-    ("population::unit", "export --values"),
-    ("predict::with_controls", "predict --with-controls"),
-    ("preprocess::genes", "preprocess --genes"),
-    ("preprocess::labels", "preprocess --labels"),
-    ("preprocess::source", "preprocess --source"),
-    ("preprocess::target", "preprocess --target-sum"),
+    ("Population::unit", "export --values"),
+    ("predict::Settings::with_controls", "predict --with-controls"),
+    ("preprocess::Settings::genes", "preprocess --genes"),
+    ("preprocess::Settings::labels", "preprocess --labels"),
+    ("preprocess::Settings::source", "preprocess --source"),
+    ("preprocess::Settings::target", "preprocess --target-sum"),
 ];
 
 /// What stands for a field on the command line.
@@ -89,7 +89,10 @@ pub fn in_options(text: &str) -> String {
     while let Some((before, after)) = rest.split_once('`') {
         said.push_str(before);
         let closed = after.split_once('`').and_then(|(inside, beyond)| {
-            let (field, value) = inside.split_at(inside.find(' ').unwrap_or(inside.len()));
+            let (field, value) = match inside.split_once(" = ") {
+                Some((field, value)) => (field, format!(" {value}")),
+                None => (inside, String::new()),
+            };
             Some((option(field)?, value, beyond))
         });
         let Some((option, value, beyond)) = closed else {
@@ -99,7 +102,7 @@ pub fn in_options(text: &str) -> String {
         };
         // A command needs them to be told from the words around it.
         let mark = if option.starts_with('-') { "" } else { "`" };
-        said.extend([mark, option, value, mark]);
+        said.extend([mark, option, &value, mark]);
         rest = beyond;
     }
     said + rest
@@ -141,19 +144,22 @@ mod tests {
     fn fields_are_told_as_options() {
         let told = |field: &str, what: &str| told(&Error::setting(field, what));
         assert_eq!(
-            told("size", "give `target 1e4`, or `scale`"),
+            told("size", "give `target = 1e4`, or `scale`"),
             "--size-col: give --target-sum 1e4, or --scale"
         );
         assert_eq!(told("filters.min_cells, work or data.sets", "x"), "--min-cells, --work or data.sets: x");
         assert_eq!(told("train.steps", "is 0"), "train.steps: is 0");
         assert_eq!(told("column \"a, size or b\"", "x"), "column \"a, size or b\": x");
-        let error = Error::format("size", "give `preprocess::genes DIR` (`predict` does)");
+        let error = Error::format("size", "give `preprocess::Settings::genes = DIR` (`predict` does)");
         assert_eq!(super::told(&error), "size: give `preprocess --genes DIR` (`predict` does)");
     }
 
     #[test]
     fn a_single_backtick_hides_no_field() {
-        assert_eq!(in_options("\"5`-FU\": give `size x`, ` or `y"), "\"5`-FU\": give --size-col x, ` or `y");
+        assert_eq!(
+            in_options("\"5`-FU\": give `size = x`, ` or `y"),
+            "\"5`-FU\": give --size-col x, ` or `y"
+        );
         assert_eq!(in_options("`size"), "`size");
     }
 }

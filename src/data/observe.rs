@@ -45,7 +45,7 @@ brief!(Observer, |observer| target: observer.target);
 /// Why no counts can be drawn.
 pub const UNTOLD_TOTAL: &str = "drawing counts needs the total to which cells were scaled before log1p, \
                                 which these data do not record; give it with \
-                                `preprocess::target N`, or use `observe none`";
+                                `preprocess::Settings::target = N`, or use `observe = none`";
 
 impl Observer {
     /// The observer that was requested, if any: the same rule for a model and for baselines. Counts are drawn only if the data

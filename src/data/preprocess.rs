@@ -274,7 +274,7 @@ fn worked<T>(
         Err(Halt::Made) => Ok(None),
         Err(Halt::Failed(error @ Error::Stopped(_))) => {
             let dir = work.dir().display();
-            let way = format!("; {dir} holds the finished parts; run the same command again to continue");
+            let way = format!("; {dir} holds the finished parts; do the same again to continue");
             Err(error.followed_by(&way))
         }
         Err(Halt::Failed(error)) => {

@@ -91,7 +91,7 @@ impl<'a> Judge<'a> {
         let own = Groups::perturbed(pred, control)?;
         if self.definitions.controls == Controls::Own && own.size(0) == 0 {
             let what = format!(
-                "has no control cells ({control:?}), which these rules need; `predict::with_controls` writes them"
+                "has no control cells ({control:?}), which these rules need; `predict::Settings::with_controls` writes them"
             );
             return Err(pred.error(what));
         }

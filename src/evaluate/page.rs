@@ -222,7 +222,7 @@ fn said(seen: &Seen, drawn: usize, budget: &Budget) -> String {
     if drawn < all {
         let all = thousands(all as i64);
         said.push(format!(
-            "Only the {drawn} largest effects of {all} can be chosen; --plots draws them all."
+            "Only the {drawn} largest effects of {all} can be chosen here; plots, in files of their own, show them all."
         ));
     }
     escape(&said.join(" "))

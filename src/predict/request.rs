@@ -16,7 +16,7 @@ use crate::memory;
 use crate::predictor::{ControlCells, Reading, Request, only_name};
 
 /// What to do if the control cells do not say what their values are.
-const SAY: &str = "say what they are with `scale counts`, log1p or log1p10";
+const SAY: &str = "say what they are with `scale = counts`, log1p or log1p10";
 /// What to do if they can be neither.
 const OTHER: &str = "; choose their counts or log1p values with `source`, such as raw or layers/NAME";
 /// What to do if they lack many of the genes over which the run's totals were taken.

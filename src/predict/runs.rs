@@ -135,7 +135,7 @@ impl Runs {
     pub fn observe(&self, notes: &mut Vec<String>) -> Result<Observe> {
         let own = |run: &Run| run.trained.header.observe();
         if self.iter().any(|run| own(run) != run.trained.header.config.predict.observe) {
-            notes.push(format!("predicted means are written, as with `observe none`: {UNTOLD_TOTAL}"));
+            notes.push(format!("predicted means are written, as with `observe = none`: {UNTOLD_TOTAL}"));
         }
         let first = own(self.first());
         match self.iter().find(|run| own(run) != first) {

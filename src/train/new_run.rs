@@ -113,7 +113,9 @@ impl NewRun {
             let what = found.told("in the run", "here");
             let mut what = format!("is not what {} was trained on: {what}", path.display());
             if header.data.genes != here.genes {
-                what.push_str("; use `preprocess::genes` to take the genes from another data directory");
+                what.push_str(
+                    "; use `preprocess::Settings::genes` to take the genes from another data directory",
+                );
             }
             return Err(Error::format(data.dir(), what));
         }

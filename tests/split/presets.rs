@@ -73,7 +73,7 @@ fn a_preset_trains_on_the_same_share_of_each_context() {
 fn a_preset_without_its_contexts_says_where_they_could_be() {
     let donors = ["Donor1", "Donor12", "Donor2", "Donor4", "Donor9"];
     for (cell_types, batches, benchmark, expected) in [
-        (&["B", "T"][..], &donors[..], Preset::Pbmc, "`cell_type donor` `batch cell_type`"),
+        (&["B", "T"][..], &donors[..], Preset::Pbmc, "`cell_type = donor` `batch = cell_type`"),
         (&["HepG2", "k562"][..], &["1"][..], Preset::Replogle, "did you mean \"HepG2\""),
         (&["A", "B"][..], &["1"][..], Preset::Tahoe, "no \"CVCL_1097\", \"CVCL_1285\""),
         (&["hepg2"][..], &["1"][..], Preset::Replogle, "has no other cell line"),

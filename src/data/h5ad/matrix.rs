@@ -159,7 +159,7 @@ impl Matrix {
             Kind::Memory(cells) => Ok(slice(cells, range)),
             Kind::Tokens(tokens) => tokens.rows(range, genes),
             Kind::Absent(name) => {
-                let way = "choose another matrix with `preprocess::source` (raw or layers/NAME; `h5ad::describe` \
+                let way = "choose another matrix with `preprocess::Settings::source` (raw or layers/NAME; `h5ad::describe` \
                            lists them)";
                 Err(Error::format(path, format!("has no {name}, and so no expression to read; {way}")))
             }

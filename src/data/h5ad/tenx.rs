@@ -126,7 +126,7 @@ pub(super) fn plain(path: &Path, columns: Option<&[&str]>, source: &str) -> Resu
         Some(column) => Err(Error::setting(
             format!("column {column:?}"),
             format!(
-                "not in {}, which is 10x output and carries no labels; give them in a table: `preprocess::labels FILE.csv`",
+                "not in {}, which is 10x output and carries no labels; give them in a table: `preprocess::Settings::labels = FILE.csv`",
                 path.display()
             ),
         )),

@@ -22,8 +22,8 @@ pub(crate) fn is_parquet(path: &Path) -> bool {
 
 impl Parquet {
     pub(crate) fn open(path: &Path) -> Result<Parquet> {
-        let what = "is a parquet file, but this program was built without support for them; build it with \
-                    the feature parquet (cargo install --path . --features parquet)";
+        let what = "is a parquet file, but scale-engine was built without its feature `parquet`, which reads them and \
+                    is there by default: build it with that";
         Err(Error::format(path, what))
     }
 

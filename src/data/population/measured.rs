@@ -78,7 +78,7 @@ pub fn other_controls(data: &Data, groups: &[u32], other: &Data) -> Result<Vec<u
     let wrong = |what: String| Error::format(other.dir(), what);
     if let Some(found) = data.manifest().difference(other.manifest(), Same::Numbers) {
         let (there, what) = (data.dir().display(), found.told("there", "here"));
-        let way = format!("make it with `preprocess::genes {there}`");
+        let way = format!("make it with `preprocess::Settings::genes = {there}`");
         return Err(wrong(format!("is not like {there}: {what}; {way}")));
     }
     data.check_groups(groups)?;

@@ -275,7 +275,7 @@ fn equal_size(means: &[f64]) -> Result<Vec<f64>> {
         return Err(Error::setting(
             "flavor",
             "cell_ranger ranks within bins of equal size, which collapse here: too many genes have the same \
-             mean (15 % without any expression is enough); use seurat, or leave out the unexpressed genes with `filters.min_cells 1`",
+             mean (15 % without any expression is enough); use seurat, or leave out the unexpressed genes with `filters.min_cells = 1`",
         ));
     }
     Ok(edges)

@@ -10,10 +10,11 @@ use crate::data::shard::{Scale, same_total};
 use crate::error::{Error, Result};
 
 /// What to do if a matrix does not say what it is.
-const SAY: &str = "say what it is with `scale counts`, log1p or log1p10, or choose another matrix with `source raw` or \
-                   `source layers/NAME`";
+const SAY: &str = "say what it is with `scale = counts`, log1p or log1p10, or choose another matrix with `source = raw` or \
+                   `source = layers/NAME`";
 /// What to do about a matrix in which not all cells are on one scale.
-const APART: &str = "preprocess the parts separately, or choose another matrix (`source raw` or layers/NAME)";
+const APART: &str =
+    "preprocess the parts separately, or choose another matrix (`source = raw` or layers/NAME)";
 
 /// The scale of all files together: stated by the user, or found from the first row block of each.
 pub(super) fn find(inputs: &mut Inputs, told: Option<Scale>) -> Result<Found> {
@@ -97,13 +98,13 @@ fn wrong(input: &Input, row: usize, gene: u32, value: f32) -> Error {
     } else if value < 0.0 {
         format!(
             "{value}; negative values are neither counts nor log1p (scaled or centred data?): give counts or \
-             log1p values, with `source raw` or `source layers/NAME` if the file has some"
+             log1p values, with `source = raw` or `source = layers/NAME` if the file has some"
         )
     } else {
         format!(
             "{value}, which is not a count; if the values are on a log scale, say so with `scale`; if they \
              are counts that a tool made fractional (SoupX, CellBender), round them first or choose others \
-             with `source layers/NAME`"
+             with `source = layers/NAME`"
         )
     };
     let (cell, gene) = (input.file.cell_name(row), &input.file.var().index[gene as usize]);

@@ -70,7 +70,7 @@ fn told_by_column(file: &H5ad, cells: &Cells) -> Option<String> {
     let (name, ratio) = names.into_iter().find_map(|name| Some((name, ratio(name)?)))?;
     Some(format!(
         "{}: obs column {name:?} is {ratio:.1} times a cell's sum in the matrix; if it holds total counts over all measured genes, \
-         add `size {name}`",
+         add `size = {name}`",
         file.path().display()
     ))
 }

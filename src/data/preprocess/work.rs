@@ -34,7 +34,7 @@ const VERSION: u32 = 3;
 /// In the metadata of findings: CRC-32 of their arrays.
 const SUM: &str = "crc32";
 /// What to do with a file of the folder that is not as it was written.
-pub(super) const AGAIN: &str = "remove it and run the same command again";
+pub(super) const AGAIN: &str = "remove it and do the same again";
 
 /// All possible passes, in order; the last one writes.
 pub(super) const PASSES: [&str; 5] = ["filters", "totals", "moments", "clipped", "rows"];

@@ -345,7 +345,7 @@ fn unread(path: &Path, error: io::Error) -> Error {
     match error.kind() {
         ErrorKind::InvalidData | ErrorKind::UnexpectedEof => Error::format(
             path,
-            "is damaged: rows do not match their checksum; remove it and run the same command again",
+            "is damaged: rows do not match their checksum; remove it and do the same again",
         ),
         _ => Error::Io { path: path.to_path_buf(), cause: error },
     }

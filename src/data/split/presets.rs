@@ -64,10 +64,10 @@ impl Preset {
     fn columns(self) -> &'static str {
         match self {
             Preset::Tahoe => {
-                "`cell_type cell_line` (cell_line_id of the parquet files) `batch plate` `perturbation drugname_drugconc`"
+                "`cell_type = cell_line` (cell_line_id of the parquet files) `batch = plate` `perturbation = drugname_drugconc`"
             }
-            Preset::Pbmc => "`cell_type donor` `batch cell_type` `perturbation cytokine`",
-            Preset::Replogle => "`cell_type cell_line` `batch gem_group` `perturbation gene`",
+            Preset::Pbmc => "`cell_type = donor` `batch = cell_type` `perturbation = cytokine`",
+            Preset::Replogle => "`cell_type = cell_line` `batch = gem_group` `perturbation = gene`",
         }
     }
 
