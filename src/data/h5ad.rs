@@ -74,6 +74,7 @@ pub use describe::describe;
 pub(crate) use hdf5::is_hdf5;
 pub use mtx::find_mtx;
 pub use names::CellNames;
+#[cfg(feature = "parquet")]
 pub(crate) use number::spelled;
 pub use write::{Extra, Writer, X, write};
 
