@@ -56,7 +56,6 @@ pub use controls::ControlFile;
 use effects::MeanEffects;
 use held_out::HeldOut;
 #[doc(hidden)]
-#[doc(hidden)]
 pub use request::count_requested;
 use runs::Runs;
 
