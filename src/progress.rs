@@ -48,7 +48,8 @@ pub enum Event<'a> {
     /// Units done so far, those of an earlier process included. A GPU may still be working on the last.
     Done(u64),
     /// What training writes to metrics.jsonl: a step and its numbers, by the names that they have there. Numbers that are not
-    /// finite are left out. Several may tell of one step; norms of the parts' gradients come before it is done.
+    /// finite are left out. Several may tell of one step; norms of the parts' gradients come before it is done, its loss when it was
+    /// too late to stop before the next ([`Progress::stop`]).
     Logged {
         /// The step, from 1.
         step: u64,
@@ -84,8 +85,9 @@ impl Progress {
         Progress::new(|_, _| ())
     }
 
-    /// Asks the work to stop, from any thread: it ends after the block of cells or the step that it is at. What was stopped stays
-    /// so: other work needs a progress of its own.
+    /// Asks the work to stop, from any thread: it ends after the block of cells or the step that it is at. Training looks for this
+    /// once a step is done and told by [`Event::Done`]; what [`Event::Logged`] tells of a step comes when the next one has begun, so
+    /// who then stops gets that one too. What was stopped stays so: other work needs a progress of its own.
     pub fn stop(&self) {
         self.0.stop.store(true, Ordering::Relaxed);
     }

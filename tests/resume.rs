@@ -139,3 +139,16 @@ fn one_command_begins_a_run_and_goes_on_with_it_as_it_is() {
     let (code, said) = told(resume.arg("--out").arg(dir.path().join("nothing")));
     assert!(code == Some(1) && said.contains("start again without --resume"), "{code:?} {said}");
 }
+
+#[test]
+fn who_stops_at_a_line_of_the_log_gets_the_step_after_it() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let progress = Progress::new(|event, progress| match event {
+        Event::Logged { step: 4, numbers } if numbers.iter().any(|(name, _)| name == "loss") => {
+            progress.stop()
+        }
+        _ => {}
+    });
+    let run = trained(small(), dir.path(), &["train.steps=9", "train.log_every=2"], &progress);
+    assert_eq!(run.expect("a run").step, 5);
+}
