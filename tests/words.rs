@@ -60,12 +60,13 @@ const FILTERS: [&str; 5] = [
 ];
 
 /// What no option of the program sets, or what is called so by its users too.
-const OWN_NAMES: [&str; 13] = [
+const OWN_NAMES: [&str; 14] = [
     // A config's own, which has no section.
     "config",
     "preset",
     "recipe",
     // Of the library's callers alone: matrices, models and places.
+    "beside",
     "controls",
     "matrix",
     "place",

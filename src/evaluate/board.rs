@@ -13,7 +13,7 @@ use super::table::{self, Column};
 use super::totals::Fit;
 use super::{Settings, registry};
 use crate::aside;
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// What the prediction is called among the rows.
 pub const PREDICTION: &str = "prediction";
@@ -85,8 +85,15 @@ impl<'a> Draft<'a> {
         Ok(Draft { cell_type, judge, report, scored, notes: Vec::new(), unsure: Vec::new() })
     }
 
-    /// Scores what stands beside the prediction: its log values are brought to the total of `real` (`totals`). Errors: as above.
+    /// Scores what stands beside the prediction: its log values are brought to the total of `real` (`totals`). Errors: as above, and a
+    /// name that another row has.
     pub fn add(&mut self, name: &str, side: &Side) -> Result<()> {
+        if name == CEILING || self.scored.iter().any(|(other, _)| other == name) {
+            return Err(Error::setting(
+                "beside",
+                format!("{name:?} is the name of another row; give it one of its own"),
+            ));
+        }
         let (found, fit) = self.judge.score_beside(side)?;
         match fit {
             Fit::Same => {}
@@ -131,7 +138,8 @@ impl<'a> Draft<'a> {
 }
 
 impl Board {
-    /// Scores `pred` and all of `beside` against `real`. Errors: what [`Judge`] refuses.
+    /// Scores `pred` and all of `beside`, by name, against `real`. Errors: what [`Judge`] refuses; a name given twice, or that of the
+    /// prediction's or the ceiling's row.
     pub fn of(
         cell_type: Option<String>,
         real: &Side,

@@ -249,6 +249,16 @@ fn a_board_holds_every_predictor_scored_alike() {
     assert_eq!(table.iter().map(|row| row.name.as_str()).collect::<Vec<_>>(), [PREDICTION, "none", "same"]);
 }
 
+#[test]
+fn a_name_stands_for_one_row_of_a_board() {
+    let [real, pred] = [1, 2].map(|seed| effects(&[20, 10, 10], seed));
+    for beside in [&[(PREDICTION, &pred)][..], &[(CEILING, &pred)], &[("mean", &pred), ("mean", &pred)]] {
+        let told =
+            Board::of(None, &real, &pred, beside, &settings()).expect_err("a name of two rows").to_string();
+        assert!(told.starts_with("beside: ") && told.contains("is the name of another row"), "{told}");
+    }
+}
+
 /// cell-eval has no correlation of energy distances for one perturbation: its board, and a ceiling of one, have one column fewer.
 #[test]
 fn boards_and_ceilings_that_lack_a_measure_stand_beside_others() {
