@@ -106,8 +106,11 @@ impl Params {
     }
 
     /// A parameter's value as ops read it: a window of a flat buffer.
+    ///
+    /// # Panics
+    /// If the parameter is one of another table.
     pub fn tensor(&self, p: Param) -> Tensor {
-        let entry = &self.entries()[p.0];
+        let entry = &self.entries()[p.among(self.table.marks())];
         self.weights.read().part(entry.offset, &entry.shape)
     }
 
@@ -172,10 +175,11 @@ impl Params {
             None => Vec::new(),
         };
         let leaf = |i: usize| match sinks.get(i) {
-            Some(sink) => tape.leaf_into(self.tensor(Param(i)), sink.clone()),
-            None => tape.leaf(self.tensor(Param(i))),
+            Some(sink) => tape.leaf_into(self.tensor(self.table.param(i)), sink.clone()),
+            None => tape.leaf(self.tensor(self.table.param(i))),
         };
-        Vars { vars: (0..self.entries().len()).map(leaf).collect(), sinks }
+        let marks = self.table.marks().to_vec();
+        Vars { vars: (0..self.entries().len()).map(leaf).collect(), marks, sinks }
     }
 
     /// Replaces the flat gradients by what a backward pass found; zero for parameters that no gradient reached.
@@ -196,6 +200,8 @@ impl Params {
 /// The parameters of one pass, as tape variables: `vars[self.weight]`.
 pub struct Vars {
     vars: Vec<Var>,
+    /// What tells the parameters from those of other tables.
+    marks: Vec<u32>,
     /// On a device: where their gradients go.
     sinks: Vec<Sink>,
 }
@@ -209,9 +215,10 @@ impl Vars {
     }
 }
 
+/// Panics on a parameter of another table.
 impl Index<Param> for Vars {
     type Output = Var;
     fn index(&self, p: Param) -> &Var {
-        &self.vars[p.0]
+        &self.vars[p.among(&self.marks)]
     }
 }

@@ -9,14 +9,24 @@ use crate::gpu::PACK;
 use crate::rng::Rng;
 use crate::tensor::Tensor;
 
-/// Number of a parameter in its [`Table`].
+/// Number of a parameter in its [`Table`], and what tells it from those of other tables.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Param(pub(super) usize);
+pub struct Param {
+    index: usize,
+    mark: u32,
+}
 
 impl Param {
     /// Its row in [`Table::entries`].
     pub fn index(self) -> usize {
-        self.0
+        self.index
+    }
+
+    /// The same, once it is known to be of the table of these marks: with its name and shape in its place there.
+    pub(super) fn among(self, marks: &[u32]) -> usize {
+        let is_here = marks.get(self.index) == Some(&self.mark);
+        assert!(is_here, "params: {self:?} is a parameter of another table");
+        self.index
     }
 }
 
@@ -69,6 +79,18 @@ pub struct Piece {
 }
 
 impl Init {
+    /// Whether there are as many first values as a parameter of this shape has.
+    fn fits(&self, shape: &[usize]) -> bool {
+        let (count, width) = (shape.iter().product::<usize>(), shape.last().copied().unwrap_or(1));
+        let of = |pieces: &[Piece]| pieces.iter().map(|piece| piece.len).sum::<usize>();
+        match self {
+            Init::Normal(_) | Init::Constant(_) => true,
+            Init::Values(values) => values.len() == count,
+            Init::Above(pieces) => of(pieces) * width == count,
+            Init::Beside(pieces) => of(pieces) == width,
+        }
+    }
+
     /// Writes the first values of the parameter `name`, whose last axis has length `width`.
     fn fill(&self, name: &str, width: usize, numbers: &mut [f32], rng: Rng) {
         match self {
@@ -109,17 +131,27 @@ fn normal(name: &str, std: f32, numbers: &mut [f32], rng: Rng) {
 #[derive(Clone, Debug, Default)]
 pub struct Table {
     entries: Vec<Entry>,
+    /// CRC-32 of each one's name, shape and place.
+    marks: Vec<u32>,
     /// The buffers' length is a multiple of this many packs; 0 counts as 1.
     packs: usize,
 }
 
 impl Table {
     /// Adds a parameter.
+    ///
+    /// # Panics
+    /// If the table has one of that name, the shape has no axes, or the first values are of another size.
     pub fn add(&mut self, name: &str, shape: &[usize], init: Init, decay: bool) -> Param {
         assert!(self.find(name).is_none(), "params: {name} twice");
-        let offset = self.len();
+        assert!(!shape.is_empty(), "params: {name} has no axes; one number has the shape [1]");
+        assert!(init.fits(shape), "params: the first values of {name} are not of its shape, {shape:?}");
+        let (offset, mut mark) = (self.len(), crc32fast::Hasher::new());
+        mark.update(name.as_bytes());
+        shape.iter().chain([&offset]).for_each(|number| mark.update(&number.to_le_bytes()));
+        self.marks.push(mark.finalize());
         self.entries.push(Entry { name: name.to_string(), shape: shape.to_vec(), offset, decay, init });
-        Param(self.entries.len() - 1)
+        self.param(self.entries.len() - 1)
     }
 
     /// Its rows.
@@ -129,7 +161,17 @@ impl Table {
 
     /// The parameter of that name.
     pub fn find(&self, name: &str) -> Option<Param> {
-        self.entries.iter().position(|e| e.name == name).map(Param)
+        self.entries.iter().position(|e| e.name == name).map(|index| self.param(index))
+    }
+
+    /// The parameter of this row.
+    pub(super) fn param(&self, index: usize) -> Param {
+        Param { index, mark: self.marks[index] }
+    }
+
+    /// What tells its parameters from those of other tables.
+    pub(super) fn marks(&self) -> &[u32] {
+        &self.marks
     }
 
     /// Count of weights.
@@ -186,6 +228,59 @@ impl Table {
         match share.is_whole() {
             true => Pieces::new(&self.entries, share::cut(&self.entries, self.len(), 1)),
             false => Pieces::new(&self.entries, share.pieces().to_vec()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
+    use super::*;
+    use crate::params::Params;
+    use crate::tape::Tape;
+
+    fn told<T>(work: impl FnOnce() -> T) -> String {
+        let stopped = catch_unwind(AssertUnwindSafe(|| drop(work()))).expect_err("refused");
+        stopped.downcast_ref::<String>().expect("words").clone()
+    }
+
+    #[test]
+    fn a_parameter_that_cannot_be_drawn_is_refused_when_it_is_added() {
+        let piece = |len| Piece { name: "w".to_string(), len, std: 1.0 };
+        let add = |shape: &[usize], init| Table::default().add("w", shape, init, true);
+        assert!(told(|| add(&[], Init::Constant(0.0))).contains("w has no axes"));
+        for init in [
+            Init::Values(vec![0.0; 5]),
+            Init::Above(vec![piece(2), piece(1)]),
+            Init::Beside(vec![piece(2), piece(2)]),
+        ] {
+            assert!(
+                told(|| add(&[2, 3], init)).contains("the first values of w are not of its shape, [2, 3]")
+            );
+        }
+        add(&[2, 3], Init::Above(vec![piece(1), piece(1)]));
+        add(&[2, 3], Init::Beside(vec![piece(2), piece(1)]));
+        add(&[2, 3], Init::Values(vec![0.0; 6]));
+    }
+
+    #[test]
+    fn a_parameter_is_one_of_its_own_table_or_of_one_made_alike() {
+        let table = |names: [&str; 2]| {
+            let mut table = Table::default();
+            let added = names.map(|name| table.add(name, &[4], Init::Constant(1.0), false));
+            (table, added)
+        };
+        let ((own, [_, weight]), (_, [_, alike]), (_, [_, other])) =
+            (table(["a", "b"]), table(["a", "b"]), table(["a", "c"]));
+        let drawn = own.draw(Rng::new(1));
+        let params = Params::new(own, drawn);
+        let vars = params.bind(&mut Tape::new());
+        assert_eq!((params.tensor(alike).data(), vars[weight]), (&[1.0; 4][..], vars[alike]));
+        let beyond = Param { index: 2, ..weight };
+        for other in [other, beyond] {
+            assert!(told(|| params.tensor(other)).contains("a parameter of another table"));
+            assert!(told(|| vars[other]).contains("a parameter of another table"));
         }
     }
 }
