@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 mod explain;
 mod load;
 mod presets;
+mod text;
 
 pub use presets::PRESETS;
 

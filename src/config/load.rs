@@ -15,7 +15,9 @@ const LARGEST: usize = 1 << 20;
 impl Config {
     /// Lays a config file and `section.field=value` settings over a preset, then checks the whole.
     ///
-    /// Errors name the file or field.
+    /// # Errors
+    /// A file that cannot be read or is not TOML, an unknown field, and what [`Config::new`] and [`Config::validate`] refuse; they
+    /// name the file or field.
     pub fn load(preset: Option<&str>, file: Option<&Path>, set: &[String]) -> Result<Config> {
         let mut over = Over::read(file, set)?;
         let preset = over.named("preset", preset)?.unwrap_or("tiny").to_string();
@@ -25,6 +27,9 @@ impl Config {
     }
 
     /// As [`Config::load`], but over this config, which is that of another run.
+    ///
+    /// # Errors
+    /// As [`Config::load`], and another preset or recipe than this config has.
     pub fn load_over(&self, file: Option<&Path>, set: &[String]) -> Result<Config> {
         let over = Over::read(file, set)?;
         for (field, own) in [("preset", &self.preset), ("recipe", &self.recipe)] {
@@ -37,30 +42,10 @@ impl Config {
         over.lay_on(self)
     }
 
-    /// The config as TOML text, with every field present.
-    pub fn to_toml(&self) -> String {
-        toml::to_string_pretty(self).expect("plain structs of numbers and names")
-    }
-
-    /// Name and value of every field, as a setting names it: the same names in the same order for all configs.
-    pub(crate) fn fields(&self) -> Vec<(String, String)> {
-        let all = toml::Table::try_from(self).expect("plain structs of numbers and names");
-        let of = |(name, value): (String, toml::Value)| match value {
-            toml::Value::Table(section) => section
-                .into_iter()
-                .map(|(field, value)| (format!("{name}.{field}"), value.to_string()))
-                .collect(),
-            value => vec![(name, value.to_string())],
-        };
-        all.into_iter().flat_map(of).collect()
-    }
-
-    /// Reads back what [`Config::to_toml`] wrote; `path` only serves the error.
-    pub fn from_toml(text: &str, path: &Path) -> Result<Config> {
-        toml::from_str(text).map_err(|e| Error::format(path, format!("config: {}", e.message())))
-    }
-
-    /// Refuses names of a preset or recipe that there is not, and settings that cannot run, naming the field.
+    /// Checks the names of preset and recipe, and that these settings can run.
+    ///
+    /// # Errors
+    /// A preset or recipe that there is not; a setting that cannot run, by its field.
     pub fn validate(&self) -> Result<()> {
         self.check_names()?;
         self.can_run()

@@ -10,6 +10,9 @@ const RECIPES: [&str; 2] = ["default", "paper"];
 
 impl Config {
     /// The sizes of a preset with the paper's recipe (`recipe = "paper"`), or with what worked in a prototype (`"default"`).
+    ///
+    /// # Errors
+    /// No such preset or recipe; the message lists those that exist.
     pub fn new(preset: &str, recipe: &str) -> Result<Config> {
         let mut config = Config::sized(preset)?;
         config.recipe = recipe.into();
