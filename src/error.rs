@@ -88,6 +88,9 @@ impl Error {
 /// Names the path in an I/O error: `File::open(p).at(p)?`.
 pub trait At<T> {
     /// Attaches the path.
+    ///
+    /// # Errors
+    /// The same, with the path.
     fn at(self, path: impl AsRef<Path>) -> Result<T>;
 }
 

@@ -34,8 +34,10 @@ pub fn share() {
     }
 }
 
-/// Refuses what needs more memory than this machine has, naming the setting that asks for it: a failed allocation would end
-/// the program without a word.
+/// Checks that this machine has the memory that a setting asks for: a failed allocation would end the program without a word.
+///
+/// # Errors
+/// It has less; the error names the setting, `field`.
 pub fn check(field: &str, what: &str, bytes: u64) -> Result<()> {
     let gb = |bytes: u64| bytes as f64 / 1e9;
     match installed() {

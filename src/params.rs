@@ -43,6 +43,9 @@ brief!(Params, |params| tensors: params.entries().len(), weights: params.len());
 
 impl Params {
     /// These weights, `[L]` f32, and no room for gradients.
+    ///
+    /// # Panics
+    /// If there are more or fewer than the table has, or they are not f32.
     pub fn new(table: Table, weights: Tensor) -> Params {
         assert_eq!(weights.len(), table.len(), "params: weights for another table");
         Params { table, weights: Weights::of(weights), grads: Tensor::zeros(&[0]) }
@@ -55,6 +58,9 @@ impl Params {
     }
 
     /// The same table over other weights, e.g. their average, without gradients: `[L]` f32, on the host or where these weights are.
+    ///
+    /// # Panics
+    /// As [`Params::new`].
     pub fn over(&self, weights: Tensor) -> Params {
         let weights = match self.gpu() {
             Some(gpu) if weights.gpu().is_none() => weights.to_gpu(gpu, "weights", Real::F32),
@@ -64,6 +70,9 @@ impl Params {
     }
 
     /// The same on a device.
+    ///
+    /// # Panics
+    /// If they are on a device already.
     pub fn to_gpu(self, gpu: &Gpu) -> Params {
         let weights = Weights::of(self.weights.whole().to_gpu(gpu, "weights", Real::F32));
         let grads = match self.grads.is_empty() {
@@ -158,7 +167,10 @@ impl Params {
         self.grads.data_mut()
     }
 
-    /// The flat buffers, for the optimizer. Panics while a tape or another tensor shares the weights.
+    /// The flat buffers, for the optimizer.
+    ///
+    /// # Panics
+    /// If a tape or another tensor shares the weights.
     pub fn update(&mut self) -> (&mut Weights, &Tensor) {
         assert!(
             self.weights.is_alone(),
@@ -183,6 +195,9 @@ impl Params {
     }
 
     /// Replaces the flat gradients by what a backward pass found; zero for parameters that no gradient reached.
+    ///
+    /// # Panics
+    /// If there is no room for gradients ([`Params::with_gradients`]), or `vars` and `found` are of another tape or table.
     pub fn collect(&mut self, vars: &Vars, mut found: Gradients) {
         if self.grads.gpu().is_some() {
             return vars.sinks.iter().for_each(Sink::close);
@@ -210,6 +225,9 @@ brief!(Vars, |all| vars: all.vars.len());
 
 impl Vars {
     /// The number of the entry that a variable stands for.
+    ///
+    /// # Panics
+    /// If it stands for none.
     pub fn entry(&self, var: Var) -> usize {
         self.vars.binary_search(&var).expect("a parameter, bound in the order of the table")
     }

@@ -94,6 +94,9 @@ impl Rng {
     }
 
     /// Element `i` of the stream, a whole number below `n` (bias under 2^-32 for n below 2^32).
+    ///
+    /// # Panics
+    /// If `n` is 0.
     pub fn below(self, i: u64, n: u64) -> u64 {
         assert!(n > 0, "rng: a draw below zero");
         let [a, b, ..] = self.block(i);
@@ -102,6 +105,9 @@ impl Rng {
     }
 
     /// `count` different numbers below `n`, in random order (Floyd's method, then a shuffle).
+    ///
+    /// # Panics
+    /// If `count` is above `n`.
     pub fn sample(self, n: u64, count: usize) -> Vec<u64> {
         assert!(count as u64 <= n, "rng: {count} different numbers below {n}");
         let mut seen = std::collections::HashSet::with_capacity(count);
@@ -124,6 +130,9 @@ impl Rng {
     }
 
     /// A random order of `0..n`.
+    ///
+    /// # Panics
+    /// If `n` is 0.
     pub fn order(self, n: u64) -> Order {
         assert!(n > 0, "rng: an order of nothing");
         let bits = (64 - (n - 1).leading_zeros()).max(2);
@@ -159,6 +168,9 @@ pub struct Order {
 
 impl Order {
     /// The number at place `i`, which must be below n.
+    ///
+    /// # Panics
+    /// If it is not.
     pub fn at(&self, i: u64) -> u64 {
         assert!(i < self.n, "rng: place {i} of an order of {}", self.n);
         let mask = self.widths.map(|width| (1u64 << width) - 1);

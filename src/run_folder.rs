@@ -70,6 +70,9 @@ impl RunFolder {
 }
 
 /// The checkpoint whose weights `path` stands for: the file itself, or a run's best, or else its last.
+///
+/// # Errors
+/// A folder without either.
 pub fn checkpoint_of(path: &Path) -> Result<PathBuf> {
     if !path.is_dir() {
         return Ok(path.to_path_buf());

@@ -58,8 +58,7 @@ pub struct Back<'a> {
     pub dy: &'a Tensor,
     /// True if the value is to be returned too.
     pub again: bool,
-    /// The gradient that other ops have found for the first input. An op that takes it returns the sum of both, which saves a pass
-    /// over memory.
+    /// The gradient that other ops have found for the first input. An op that takes it returns the sum: one pass over memory less.
     pub so_far: Option<Tensor>,
 }
 
@@ -159,6 +158,9 @@ impl Tape {
     }
 
     /// The same; its gradient is written, and added up, in a buffer of the caller's, of the same shape and on the same device.
+    ///
+    /// # Panics
+    /// If the buffer is not.
     pub fn leaf_into(&mut self, value: Tensor, sink: Sink) -> Var {
         sink.check(&value);
         let x = self.leaf(value);
@@ -185,7 +187,10 @@ impl Tape {
         self.push("constant".into(), value, false, &[], WayBack::Ends)
     }
 
-    /// The number(s) behind a variable. Panics once they are forgotten.
+    /// The number(s) behind a variable.
+    ///
+    /// # Panics
+    /// If they were forgotten, or the variable is of another tape.
     pub fn value(&self, x: Var) -> &Tensor {
         let node = &self.nodes[self.place(x)];
         node.value.as_ref().unwrap_or_else(|| panic!("value: {:?} was forgotten", node.shape))
@@ -237,7 +242,10 @@ impl Tape {
     }
 
     /// Frees the memory of a value whose readers have all been recorded: the backward pass remakes it from what is kept anyway.
-    /// Weights that its readers multiply by must have been recorded before it. Panics on a value that cannot be remade.
+    /// Weights that its readers multiply by must have been recorded before it.
+    ///
+    /// # Panics
+    /// If a gradient must reach the value and it cannot be remade.
     pub fn forget(&mut self, x: Var) {
         let at = self.place(x);
         let node = &mut self.nodes[at];
@@ -250,6 +258,9 @@ impl Tape {
     }
 
     /// [`Tape::forget`] on a device. A host has enough memory and would remake the value for nothing.
+    ///
+    /// # Panics
+    /// As there.
     pub fn forget_on_device(&mut self, x: Var) {
         if self.gpu.is_some() {
             self.forget(x);

@@ -11,11 +11,10 @@ use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
-use half::bf16;
-
-use crate::gpu::{Arg, Buffer, Gpu, Operand, Pinned, Real};
+use crate::gpu::{Arg, Buffer, Gpu, Operand, Real};
 
 mod agree;
+mod moves;
 
 pub use agree::{Shaped, agree};
 
@@ -51,15 +50,20 @@ fn check_storage(gpu: &Gpu, what: &str, real: Real) {
 }
 
 impl Tensor {
-    /// Takes over the numbers. Panics if their count does not match the shape.
+    /// Takes over the numbers.
+    ///
+    /// # Panics
+    /// If their count does not match the shape, or the shape has no axes.
     pub fn new(shape: &[usize], numbers: Vec<f32>) -> Self {
         assert_eq!(numbers.len(), count(shape), "tensor: {} numbers for shape {shape:?}", numbers.len());
         assert!(!shape.is_empty(), "tensor: a shape without axes; one number has the shape [1]");
         Tensor { shape: shape.to_vec(), offset: 0, storage: Storage::Host(Arc::new(numbers)) }
     }
 
-    /// Numbers on a device, not yet written: an op's output. `what` names them in the error if there is no room. Panics unless the
-    /// device's kernels can read `real`.
+    /// Numbers on a device, not yet written: an op's output. `what` names them in the error if there is no room.
+    ///
+    /// # Panics
+    /// If the device's kernels cannot read `real`, or the shape has no axes or is more than any memory holds.
     pub fn on(gpu: &Gpu, what: &'static str, shape: &[usize], real: Real) -> Self {
         check_storage(gpu, what, real);
         assert!(!shape.is_empty(), "tensor: {what} without axes; one number has the shape [1]");
@@ -67,17 +71,26 @@ impl Tensor {
         Tensor { shape: shape.to_vec(), offset: 0, storage: Storage::Device(buffer, real) }
     }
 
-    /// Numbers of the same shape and storage on the same device, not yet written. Panics on the host.
+    /// Numbers of the same shape and storage on the same device, not yet written.
+    ///
+    /// # Panics
+    /// If these are on the host.
     pub fn like(&self, what: &'static str) -> Self {
         Tensor::on(self.device(), what, &self.shape, self.real())
     }
 
     /// All zero.
+    ///
+    /// # Panics
+    /// If the shape has no axes or is more than any memory holds.
     pub fn zeros(shape: &[usize]) -> Self {
         Tensor::new(shape, vec![0.0; count(shape)])
     }
 
     /// Zeros as f32 on a device, or else on the host; `what` names them in the error if a device has no room.
+    ///
+    /// # Panics
+    /// As [`Tensor::zeros`].
     pub fn zeros_on(gpu: Option<&Gpu>, what: &'static str, shape: &[usize]) -> Self {
         let Some(gpu) = gpu else { return Tensor::zeros(shape) };
         let zeros = Tensor::on(gpu, what, shape, Real::F32);
@@ -107,7 +120,7 @@ impl Tensor {
 
     /// Length of the last axis: the width of a row.
     pub fn width(&self) -> usize {
-        *self.shape.last().expect("a tensor has at least one axis")
+        *self.shape.last().unwrap_or_else(|| unreachable!("a tensor has at least one axis"))
     }
 
     /// Leading axes folded: the number of rows.
@@ -115,13 +128,19 @@ impl Tensor {
         self.shape[..self.shape.len() - 1].iter().product()
     }
 
-    /// The axes' lengths as an array, for `let [b, n, d] = x.dims("pool");`. Panics, naming the op, on another rank.
+    /// The axes' lengths as an array, for `let [b, n, d] = x.dims("pool");`.
+    ///
+    /// # Panics
+    /// If it has another number of axes; the message names the op.
     pub fn dims<const R: usize>(&self, op: &str) -> [usize; R] {
         let axes = self.shape.as_slice().try_into();
         axes.unwrap_or_else(|_| panic!("{op}: {R} axes expected, got {:?}", self.shape))
     }
 
-    /// The numbers, row-major. Panics if they are on a device.
+    /// The numbers, row-major.
+    ///
+    /// # Panics
+    /// If they are on a device.
     pub fn data(&self) -> &[f32] {
         match &self.storage {
             Storage::Host(buffer) => &buffer[self.offset..self.offset + self.len()],
@@ -129,7 +148,10 @@ impl Tensor {
         }
     }
 
-    /// The numbers, for writing. Panics if they are on a device, or if another tensor shares them.
+    /// The numbers, for writing.
+    ///
+    /// # Panics
+    /// If they are on a device, or another tensor shares them.
     pub fn data_mut(&mut self) -> &mut [f32] {
         let range = self.offset..self.offset + self.len();
         match &mut self.storage {
@@ -141,6 +163,9 @@ impl Tensor {
     }
 
     /// The only number of a one-element tensor. Waits for the device if it is on one.
+    ///
+    /// # Panics
+    /// If there is not exactly one.
     pub fn item(&self) -> f32 {
         assert_eq!(self.len(), 1, "item: shape {:?}", self.shape);
         self.to_host().data()[0]
@@ -154,7 +179,10 @@ impl Tensor {
         }
     }
 
-    /// The device that the numbers are on. Panics if they are on the host.
+    /// The device that the numbers are on.
+    ///
+    /// # Panics
+    /// If they are on the host.
     pub fn device(&self) -> &Gpu {
         self.gpu().unwrap_or_else(|| panic!("device: {:?} lies on the host", self.shape))
     }
@@ -189,80 +217,21 @@ impl Tensor {
         }
     }
 
-    /// Where on the device the numbers begin. Panics on the host.
+    /// Where on the device the numbers begin.
+    ///
+    /// # Panics
+    /// If they are on the host.
     pub fn address(&self) -> u64 {
         let (buffer, at) = self.place("address");
         buffer.address() + at as u64
     }
 
     /// The rows as one side of a matrix product on the device.
+    ///
+    /// # Panics
+    /// If they are on the host.
     pub fn operand(&self) -> Operand {
         Operand::rows(self.address(), self.real(), self.width())
-    }
-
-    /// A copy of host numbers on a device, rounded if stored as bf16. Panics unless the device's kernels can read `real`.
-    pub fn to_gpu(&self, gpu: &Gpu, what: &'static str, real: Real) -> Self {
-        check_storage(gpu, what, real);
-        let buffer = match real {
-            Real::F32 => gpu.upload(what, self.data()),
-            Real::Bf16 => {
-                let rounded: Vec<bf16> = self.data().iter().map(|&x| bf16::from_f32(x)).collect();
-                gpu.upload(what, &rounded)
-            }
-        };
-        Tensor { shape: self.shape.clone(), offset: 0, storage: Storage::Device(Arc::new(buffer), real) }
-    }
-
-    /// The same numbers on the host; if they are on a device, a copy, after waiting for it.
-    pub fn to_host(&self) -> Self {
-        if self.gpu().is_none() {
-            return self.clone();
-        }
-        let (buffer, at) = self.place("to_host");
-        let numbers = match self.real() {
-            Real::F32 => {
-                let mut numbers = vec![0f32; self.len()];
-                buffer.download(at, &mut numbers);
-                numbers
-            }
-            Real::Bf16 => {
-                let mut numbers = vec![bf16::ZERO; self.len()];
-                buffer.download(at, &mut numbers);
-                numbers.iter().map(|x| x.to_f32()).collect()
-            }
-        };
-        Tensor::new(&self.shape, numbers)
-    }
-
-    /// The same numbers where they are, in a buffer of their own; `what` names it in the error if a device has no room.
-    pub fn copied(&self, what: &'static str) -> Self {
-        if self.gpu().is_none() {
-            return Tensor::new(&self.shape, self.data().to_vec());
-        }
-        let own = self.like(what);
-        own.copy_from(0, self);
-        own
-    }
-
-    /// Queues a copy of its numbers, f32 on a device, to page-locked memory of that device, from number `at` there on.
-    pub(crate) fn send_to(&self, to: &mut Pinned, at: usize) {
-        assert!(self.real() == Real::F32, "send: {self:?} is not f32");
-        let (buffer, from) = self.place("send");
-        to.receive(4 * at..4 * (at + self.len()), buffer, from);
-    }
-
-    /// Copies the numbers of `other`, in the same storage on the same device, over these, from number `at` on.
-    pub(crate) fn copy_from(&self, at: usize, other: &Tensor) {
-        let fits = self.real() == other.real() && at <= self.len() && other.len() <= self.len() - at;
-        assert!(fits, "copy: {other:?} to {at} of {self:?}");
-        let ((buffer, start), (from, first)) = (self.place("copy"), other.place("copy"));
-        buffer.copy_from(start + at * self.real().bytes(), from, first, other.bytes() as usize);
-    }
-
-    /// Sets all numbers on a device to zero.
-    pub(crate) fn zero(&self) {
-        let (buffer, at) = self.place("zero");
-        buffer.zero(at, self.bytes() as usize);
     }
 
     /// True if no other tensor shares the buffer: an op may write over what nobody else reads.
@@ -274,12 +243,18 @@ impl Tensor {
     }
 
     /// The same numbers under another shape. No copy.
+    ///
+    /// # Panics
+    /// If the shape has another count, or no axes.
     pub fn reshape(&self, shape: &[usize]) -> Self {
         assert!(!shape.is_empty() && self.len() == count(shape), "reshape: {:?} to {shape:?}", self.shape);
         Tensor { shape: shape.to_vec(), offset: self.offset, storage: self.storage.clone() }
     }
 
     /// Entries `range` of the first axis. No copy.
+    ///
+    /// # Panics
+    /// If there are no such entries.
     pub fn slice(&self, range: Range<usize>) -> Self {
         assert!(
             range.start <= range.end && range.end <= self.shape[0],
@@ -293,12 +268,18 @@ impl Tensor {
     }
 
     /// Numbers of the flattened tensor, from number `from` on, in this shape. No copy.
+    ///
+    /// # Panics
+    /// If they go beyond the end, or the shape has no axes.
     pub fn part(&self, from: usize, shape: &[usize]) -> Self {
         let end = from.saturating_add(count(shape));
         self.reshape(&[self.len()]).slice(from..end).reshape(shape)
     }
 
     /// Some of its rows, `[rows, width]`. No copy.
+    ///
+    /// # Panics
+    /// If there are no such rows.
     pub fn part_of_rows(&self, rows: &Range<usize>) -> Self {
         self.reshape(&[self.rows(), self.width()]).slice(rows.clone())
     }

@@ -12,10 +12,13 @@ use crate::error::{At, Error, Result};
 use crate::tensor::Tensor;
 
 impl Params {
-    /// Writes the weights, f32 and without gradients, completely or not at all. Panics if ranks share their lower halves.
+    /// Writes the weights, f32 and without gradients, completely or not at all.
     ///
     /// # Errors
     /// A file that cannot be written.
+    ///
+    /// # Panics
+    /// As [`Params::weights`].
     pub fn save(&self, path: &Path) -> Result<()> {
         let weights = self.weights().to_host();
         let numbers = |entry: &super::Entry| tensor_view(&entry.shape, &weights.data()[entry.range()]);

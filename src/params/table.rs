@@ -204,6 +204,9 @@ impl Table {
     }
 
     /// First weights, `[L]`, on the host.
+    ///
+    /// # Panics
+    /// If an `init` does not have the size of its shape.
     pub fn draw(&self, rng: Rng) -> Tensor {
         let mut flat = vec![0.0; self.len()];
         let slots = self.entries.par_iter().zip(self.windows(&mut flat));

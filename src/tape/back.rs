@@ -17,6 +17,9 @@ brief!(Gradients, |all| found: all.found.iter().flatten().count());
 
 impl Gradients {
     /// Gradient of the loss with respect to a leaf; `None` if the loss does not depend on it.
+    ///
+    /// # Panics
+    /// If the leaf is of another tape.
     pub fn take(&mut self, leaf: Var) -> Option<Tensor> {
         self.found[self.tape.place(leaf)].take()
     }
@@ -25,6 +28,9 @@ impl Gradients {
 impl Tape {
     /// Gradients of the scalar `loss` with respect to every leaf; there are none if it depends on no leaf, as on [`Tape::off`].
     /// Values and closures are dropped on the way, as soon as they are used up.
+    ///
+    /// # Panics
+    /// If the loss is not one number, or an op answers with gradients that do not fit its inputs.
     pub fn backward(self, loss: Var) -> Gradients {
         self.backward_telling(loss, &mut |_| {})
     }

@@ -20,7 +20,10 @@ pub struct Sink {
 }
 
 impl Sink {
-    /// A place of f32 numbers on a device, which hold nothing yet. Panics if they are stored otherwise or on the host.
+    /// A place of f32 numbers on a device, which hold nothing yet.
+    ///
+    /// # Panics
+    /// If they are stored otherwise, or on the host.
     pub fn new(whole: Tensor) -> Sink {
         assert!(whole.gpu().is_some() && whole.real() == Real::F32, "sink: {whole:?} is not f32 on a device");
         Sink { part: whole.clone(), whole, written: Rc::default(), moved: Rc::default() }
@@ -59,14 +62,19 @@ impl Sink {
         self.part.len() == self.whole.len()
     }
 
-    /// Panics unless this is a place for the gradient of `x`: of one shape, on one device.
+    /// Checks that this is a place for the gradient of `x`.
+    ///
+    /// # Panics
+    /// If the shape or the device differs.
     pub(super) fn check(&self, x: &Tensor) {
         let fits = self.part.shape() == x.shape() && self.part.is_on(x.gpu());
         assert!(fits, "sink: {x:?} in the place of {:?}", self.part);
     }
 
-    /// Writes or adds a gradient that was made elsewhere. Returns the bytes moved. Panics unless it has the shape of the place
-    /// and is on its device.
+    /// Writes or adds a gradient that was made elsewhere. Returns the bytes moved.
+    ///
+    /// # Panics
+    /// If it has another shape than the place, or is not on its device.
     pub fn add(&self, dx: &Tensor) -> u64 {
         self.check(dx);
         let (to, more) = self.open();
