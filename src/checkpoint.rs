@@ -155,6 +155,9 @@ const FLATS: [&str; 4] = ["", AVERAGE, "moment1.", "moment2."];
 
 impl Checkpoint {
     /// Reads a whole run, to resume it.
+    ///
+    /// # Errors
+    /// A file that cannot be read, is not a checkpoint, is of another version, or lacks something or has it damaged.
     pub fn load(path: &Path) -> Result<Checkpoint> {
         let map = map(path)?;
         let read = Read::of(path, &map)?;
@@ -167,6 +170,9 @@ impl Checkpoint {
     }
 
     /// Reads only what the file says about itself.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::load`], but for the numbers, which are not read.
     pub fn describe(path: &Path) -> Result<Described> {
         let map = map(path)?;
         let file = File::of(path, &map)?;
@@ -176,7 +182,10 @@ impl Checkpoint {
         Ok(Described { header: file.text.header, program: file.text.program, tensors })
     }
 
-    /// Refuses a file with a tensor that is not as it was written, naming the tensor.
+    /// Checks that every tensor is as it was written.
+    ///
+    /// # Errors
+    /// A file that cannot be read or is not a checkpoint; a tensor that is damaged, by name.
     pub fn check(path: &Path) -> Result<()> {
         let map = map(path)?;
         let file = File::of(path, &map)?;
@@ -194,6 +203,12 @@ impl Described {
 
 impl RunState {
     /// Writes a checkpoint aside, then renames it. `table` names the numbers of each of `flats`.
+    ///
+    /// # Errors
+    /// A file that cannot be written.
+    ///
+    /// # Panics
+    /// If `flats` are shorter than the table, or statistics, effects and features are not of one number of genes.
     pub fn save(&self, path: &Path, table: &[Entry], flats: Flats<&[f32]>) -> Result<()> {
         let mut views: Vec<(String, TensorView)> = Vec::new();
         for (prefix, flat) in FLATS.iter().zip(flats.each()) {
@@ -225,7 +240,8 @@ impl RunState {
             effects: self.effects.pairs().to_vec(),
             sums: views.par_iter().map(sum).collect(),
         };
-        let text = serde_json::to_string(&text).expect("plain structs serialise");
+        let text =
+            serde_json::to_string(&text).unwrap_or_else(|e| unreachable!("plain structs serialise: {e}"));
         let metadata = HashMap::from([(KEY.to_string(), text)]);
         params::write(path, views, Some(metadata))
     }
@@ -235,6 +251,9 @@ brief!(Trained, |trained| step: trained.header.step, params: trained.params.len(
 
 impl Trained {
     /// Reads a checkpoint, or for a run the one that [`checkpoint_of`] finds, and builds the model it describes.
+    ///
+    /// # Errors
+    /// A folder without a checkpoint; what [`Checkpoint::load`] refuses; weights that are NaN or infinite.
     pub fn load(path: &Path) -> Result<Trained> {
         let path = checkpoint_of(path)?;
         let map = map(&path)?;
@@ -268,6 +287,9 @@ impl Trained {
     }
 
     /// The same on a device, to predict there ([`Params::to_predict`]).
+    ///
+    /// # Panics
+    /// If it is on a device already.
     pub fn to_gpu(self, gpu: &Gpu) -> Trained {
         let (model, params) = (self.model.to_gpu(gpu), self.params.to_gpu(gpu).to_predict());
         Trained { model, params, ..self }

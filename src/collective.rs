@@ -40,11 +40,25 @@ pub trait Collective: Send + Sync {
     /// How many there are.
     fn ranks(&self) -> usize;
     /// Replaces the numbers by their sum over ranks, ((x0 + x1) + x2) and so on. All ranks call it with equally many numbers.
-    /// Fails, on every rank, once one has failed or is gone.
+    ///
+    /// # Errors
+    /// A rank that failed or is gone, told on every rank.
     fn sum(&self, numbers: &mut [f32]) -> Result<()>;
     /// The same for this rank's part, one of as many equal parts as there are ranks; the others then hold nothing of use.
+    ///
+    /// # Errors
+    /// As [`Collective::sum`].
+    ///
+    /// # Panics
+    /// If there are no such parts.
     fn sum_part(&self, numbers: &mut [f32]) -> Result<()>;
     /// Fetches the other ranks' parts of the numbers; this rank has its own. Parts are equal, and moved bit by bit.
+    ///
+    /// # Errors
+    /// As [`Collective::sum`].
+    ///
+    /// # Panics
+    /// If there are no such parts.
     fn gather(&self, numbers: &mut [f32]) -> Result<()>;
     /// Tells the others that this rank ends, and why: from then on their sums fail.
     fn fail(&self, why: &str);
@@ -85,7 +99,7 @@ impl Ranks {
             }
             return Ok(ranks);
         }
-        let gpu = gpu.expect("a rank without one is not able");
+        let Some(gpu) = gpu else { unreachable!("a rank without one is not able") };
         // Bytes are whole numbers, which a sum of f32 keeps exact; all ranks but 0 add zeros.
         let mut bytes = [0.0; NCCL_ID];
         if ranks.rank() == 0 {
@@ -218,6 +232,9 @@ impl Ranks {
     }
 
     /// Replaces the numbers by their means over the ranks.
+    ///
+    /// # Errors
+    /// A rank that failed or is gone.
     pub fn mean(&self, numbers: &mut [f32]) -> Result<()> {
         if self.count() == 1 {
             return Ok(());
@@ -233,7 +250,10 @@ impl Ranks {
         numbers.iter_mut().for_each(|x| *x *= one);
     }
 
-    /// Fails unless all ranks have the same numbers, by name: hashes of what they are about to do.
+    /// Compares numbers with the other ranks', by name: hashes of what they are about to do.
+    ///
+    /// # Errors
+    /// Numbers that differ, by name, on every rank; a rank that failed or is gone.
     pub fn agree<S: AsRef<str>>(&self, what: &[(S, u64)]) -> Result<()> {
         // Bytes, whose sum over up to 65,793 ranks is exact to the last bit.
         let pieces = |(_, number): &(S, u64)| number.to_le_bytes().map(f32::from);
@@ -260,6 +280,9 @@ impl Ranks {
     }
 
     /// True on every rank if `flag` is true on any.
+    ///
+    /// # Errors
+    /// A rank that failed or is gone.
     pub fn any(&self, flag: bool) -> Result<bool> {
         let mut flags = [f32::from(flag)];
         self.host.sum(&mut flags)?;

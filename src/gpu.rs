@@ -94,7 +94,10 @@ const GUARD: usize = 256;
 const GUARD_BYTE: u8 = 0xA5;
 
 impl Gpu {
-    /// Opens NVIDIA GPU `index`. The error says what is missing: no driver, an old one, no such device, no kernels for it.
+    /// Opens NVIDIA GPU `index`.
+    ///
+    /// # Errors
+    /// No driver, an old one, no such device, no kernels for it: the message says which.
     pub fn open(index: usize, real: Real) -> Result<Gpu> {
         Ok(Gpu::new(Box::new(cuda::Cuda::open(index)?), real, false))
     }
@@ -105,6 +108,9 @@ impl Gpu {
     }
 
     /// [`Gpu::open`] with guarded buffers: slower, for `selftest`.
+    ///
+    /// # Errors
+    /// As there.
     pub fn guarded(index: usize, real: Real) -> Result<Gpu> {
         Ok(Gpu::new(Box::new(cuda::Cuda::open(index)?), real, true))
     }
@@ -178,6 +184,9 @@ impl Gpu {
     }
 
     /// Memory for `bytes`, not yet written; `what` names it in the error if there is no room.
+    ///
+    /// # Panics
+    /// If that is more than any memory holds.
     pub fn buffer(&self, what: &'static str, bytes: usize) -> Buffer {
         assert!(
             isize::try_from(bytes).is_ok(),
@@ -227,6 +236,9 @@ impl Gpu {
     }
 
     /// Queues a matrix product. False if `sums` were requested but the library did not fuse them: the caller must compute them.
+    ///
+    /// # Panics
+    /// If the inner size is 0, or operands are transposed, stored or combined as cuBLASLt does not accept.
     ///
     /// # Safety
     /// Every operand is in live memory of this device, and those written overlap no other.
@@ -310,6 +322,9 @@ impl Buffer {
     }
 
     /// Reads plain numbers from byte `from` on. Waits for the device.
+    ///
+    /// # Panics
+    /// If they go beyond the end.
     pub fn download<T: bytemuck::AnyBitPattern + bytemuck::NoUninit>(&self, from: usize, numbers: &mut [T]) {
         let bytes: &mut [u8] = bytemuck::cast_slice_mut(numbers);
         self.check("download", from, bytes.len());
@@ -319,6 +334,9 @@ impl Buffer {
     }
 
     /// Writes plain numbers from byte `at` on.
+    ///
+    /// # Panics
+    /// If they go beyond the end.
     pub fn write<T: bytemuck::NoUninit>(&self, at: usize, numbers: &[T]) {
         let bytes: &[u8] = bytemuck::cast_slice(numbers);
         self.check("upload", at, bytes.len());
@@ -327,6 +345,9 @@ impl Buffer {
     }
 
     /// Copies `bytes` of another buffer of the same device, from byte `from` there to byte `at` here.
+    ///
+    /// # Panics
+    /// If the bytes go beyond an end, or the other buffer is this one or on another device.
     pub fn copy_from(&self, at: usize, other: &Buffer, from: usize, bytes: usize) {
         assert!(self.gpu.same(&other.gpu) && self.address != other.address, "copy: {bytes} bytes");
         self.check("copy to", at, bytes);
@@ -338,6 +359,9 @@ impl Buffer {
     }
 
     /// Zeroes `bytes` bytes from byte `at` on.
+    ///
+    /// # Panics
+    /// If they go beyond the end.
     pub fn zero(&self, at: usize, bytes: usize) {
         self.check("zero", at, bytes);
         // SAFETY: the range was checked.

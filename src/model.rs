@@ -51,7 +51,8 @@ impl Model {
     /// The model, and the table of its weights.
     ///
     /// # Panics
-    /// If the two statistics have different lengths, or the config is not valid ([`Config::validate`]).
+    /// If the two statistics have different lengths, the features have not one row for each perturbation, or the config is not
+    /// valid ([`Config::validate`]).
     pub fn new(config: &Config, vocabulary: &Vocabulary, statistics: Statistics) -> (Model, Table) {
         let (genes, d) = (statistics.mean.len(), config.flow.width);
         assert_eq!(statistics.std.len(), genes, "model: as many standard deviations as means");
@@ -69,6 +70,9 @@ impl Model {
     }
 
     /// The same with its constants on a device.
+    ///
+    /// # Panics
+    /// If they are on a device already.
     pub fn to_gpu(mut self, gpu: &Gpu) -> Model {
         self.standard = self.standard.map(|numbers| numbers.to_gpu(gpu, "statistics of genes", Real::F32));
         self.flow = self.flow.to_gpu(gpu);

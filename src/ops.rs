@@ -5,6 +5,9 @@
 //! number of threads, an op gives the same bits: work is cut into blocks whose size does not depend on threads, and partial sums
 //! are added in order.
 //!
+//! Every op panics, with its name, if shapes do not fit, or not all tensors are on one device or are stored otherwise than it needs
+//! ([`agree`](crate::tensor::agree)). The sections on panics below name what else it refuses.
+//!
 //! Eight files are not ops but parts of ops: [`blocks`] (fixed blocks over all cores), [`vector`] (loops the compiler vectorises,
 //! with exp and its kin), [`gemm`] and [`product`] (matrix products, on the host and on a device), [`gate`] (SwiGLU within wider
 //! rows), [`column_sums`], [`loss`] (a loss's last pass) and [`cast`] (from one storage to the other).

@@ -106,12 +106,18 @@ impl Optimizer {
     }
 
     /// The same for a share of the weights.
+    ///
+    /// # Panics
+    /// If it is a share of other weights.
     pub fn new(params: &mut Params, share: Share) -> Self {
         Optimizer::of(params, share, None)
     }
 
     /// Continues from a checkpoint's averaged weights and first and second moments, flat on the host; `params` already holds its
     /// weights.
+    ///
+    /// # Panics
+    /// If the share is of other weights, or a checkpoint's flat is shorter than the weights.
     pub fn resume(params: &mut Params, share: Share, average: &Tensor, moments: [&Tensor; 2]) -> Self {
         Optimizer::of(params, share, Some([average, moments[0], moments[1]]))
     }
@@ -133,8 +139,11 @@ impl Optimizer {
 
     /// Step k (from 0) of `steps`, for an optimizer that is not shared: clips the gradient, moves the weights, updates the average.
     /// Returns the norm before the clip, `[1]`, where the weights are: reading it waits for the step. A gradient that is NaN makes
-    /// all weights NaN: whoever wants to stop before that looks at [`Params::grads`] first. Panics if the parameters have no
-    /// room for gradients, and while anyone shares the weights, the moments or the average, as all that returns them does.
+    /// all weights NaN: whoever wants to stop before that looks at [`Params::grads`] first.
+    ///
+    /// # Panics
+    /// If it is shared or made for other weights, the parameters have no room for gradients, or anyone shares the weights, the
+    /// moments or the average, as all that returns them does.
     pub fn step(&mut self, params: &mut Params, config: &OptimConfig, k: u64, steps: u64) -> Tensor {
         assert!(self.share.is_whole(), "optim: the norm of a share is not that of the whole");
         assert!(params.len() == self.len, "optim: made for {} weights, given {}", self.len, params.len());
@@ -145,6 +154,9 @@ impl Optimizer {
     }
 
     /// Sums of squares of the share's gradients, for [`adamw::clip`]; those of the other shares must be gathered first.
+    ///
+    /// # Panics
+    /// If they are shorter than the weights.
     pub fn squares(&self, grads: &Tensor) -> Tensor {
         let (rank, ranks) = self.share.place();
         adamw::squares(grads, &self.stretches, rank, ranks)
@@ -152,6 +164,13 @@ impl Optimizer {
 
     /// Step k of `steps` for the share, with the clip of all gradients. `moved` is called with each piece of the share in turn,
     /// once this rank's part of it has been moved: the other parts are to be gathered, as products read them.
+    ///
+    /// # Errors
+    /// What `moved` returns: the pieces after it are not moved.
+    ///
+    /// # Panics
+    /// If the parameters are fewer than it was made for or have no gradients, or anyone shares the weights, the moments or the
+    /// average.
     pub fn advance(
         &mut self,
         params: &mut Params,

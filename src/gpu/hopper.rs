@@ -19,7 +19,10 @@ impl Map {
     /// Numbers per row of a box: 128 bytes, the widest that can be swizzled.
     pub const COLUMNS: usize = 64;
 
-    /// `matrix` of `height` rows of `width` numbers, in boxes of `rows` rows. Panics if [`Map::can`] is false.
+    /// `matrix` of `height` rows of `width` numbers, in boxes of `rows` rows.
+    ///
+    /// # Panics
+    /// If [`Map::can`] is false, the matrix is transposed, or `rows` is above 256.
     pub fn new(matrix: Operand, [height, width]: [usize; 2], rows: usize) -> Map {
         assert!(
             Map::can(&matrix) && !matrix.transposed && rows <= 256,

@@ -100,6 +100,9 @@ impl Grid {
     }
 
     /// `x` blocks along x and `y`, at most 65,535, along y.
+    ///
+    /// # Panics
+    /// If `y` is larger.
     pub fn plane(x: usize, y: usize, threads: u32) -> Grid {
         assert!(y <= MOST_ALONG_Y, "launch: {y} blocks along y");
         Grid { blocks: [count(x), count(y), 1], threads, shared: 0 }

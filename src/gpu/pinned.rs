@@ -70,6 +70,9 @@ impl Pinned {
     }
 
     /// Queues a copy of a buffer of its device, from byte `at` there on, to some of its bytes. Does not wait.
+    ///
+    /// # Panics
+    /// If the bytes go beyond an end, or the buffer is of another device.
     pub fn receive(&mut self, bytes: Range<usize>, from: &Buffer, at: usize) {
         self.check("receive", &bytes, from, at);
         // SAFETY: the ranges were checked; nobody reads here before `numbers` or `drop` has waited for the mark.

@@ -46,7 +46,7 @@ impl Post {
         self.turn = 1 - self.turn;
         let page = &mut self.pages[self.turn];
         page.make_room(&self.gpu, &parts);
-        let here = page.here.as_mut().expect("made above");
+        let Some(here) = page.here.as_mut() else { unreachable!("made above") };
         let mut room = here.numbers::<u8>();
         for (_, bytes) in &parts {
             let (part, behind) = room.split_at_mut(bytes.len());

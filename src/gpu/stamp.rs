@@ -24,6 +24,9 @@ impl Stamp {
     }
 
     /// Seconds from this point to a later one of the same device. Waits for both.
+    ///
+    /// # Panics
+    /// If one is of a device and the other of the host.
     pub fn until(&self, later: &Stamp) -> f64 {
         match (self, later) {
             (Stamp::Event(a), Stamp::Event(b)) => {

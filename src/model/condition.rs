@@ -87,6 +87,9 @@ enum Fuse {
 
 impl Condition {
     /// Adds its weights.
+    ///
+    /// # Panics
+    /// If the features have not one row for each perturbation.
     pub fn new(build: &mut Build, config: &Config, vocabulary: &Vocabulary) -> Self {
         let (c, d) = (config.conditions.width, config.flow.width);
         let mut rows = |kind: Kind, count: usize, features: &Option<Tensor>| match features {

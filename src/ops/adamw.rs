@@ -85,7 +85,10 @@ pub struct Stretches {
 }
 
 impl Stretches {
-    /// One or more ranges. Panics unless start and end of each are multiples of [`PACK`].
+    /// One or more ranges.
+    ///
+    /// # Panics
+    /// If the start or end of one is not a multiple of [`PACK`].
     pub fn new(ranges: Vec<Range<usize>>, gpu: Option<&Gpu>) -> Stretches {
         let packed = |range: &Range<usize>| [range.start, range.end].iter().all(|at| at.is_multiple_of(PACK));
         assert!(ranges.iter().all(packed), "adamw: stretches {ranges:?}");
@@ -103,6 +106,9 @@ impl Stretches {
 
 /// Sums of squares of these stretches of the gradients, in f64, each in the place of two numbers. The result has `ranks` equal
 /// parts, of which only this rank's is written; the others are to be gathered.
+///
+/// # Panics
+/// If a stretch goes beyond the gradients, `rank` is not below `ranks`, or the stretches were made for another device.
 pub fn squares(grads: &Tensor, of: &Stretches, rank: usize, ranks: usize) -> Tensor {
     let Stretches { ranges, table } = of;
     let Some(gpu) = agree("adamw", &[], &[(grads, grads.shape())]) else {
@@ -148,6 +154,9 @@ fn squared(x: &[f32]) -> f64 {
 }
 
 /// One step of the part's weights. All buffers are on the host, or all on one device; all weights and gradients `[L]`.
+///
+/// # Panics
+/// If the lengths differ, or the part goes beyond the weights or does not begin and end at multiples of [`PACK`].
 pub fn update(weights: &mut Weights, grads: &Tensor, part: &mut Part, clip: &Tensor, rates: Rates) {
     let &mut Part { at, ref low, ref mut m, ref mut v, ref mut average, ref decay } = part;
     let (len, all) = (m.len(), weights.read().len());

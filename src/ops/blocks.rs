@@ -133,6 +133,9 @@ pub fn elements(x: &[f32], f: impl Fn(f32) -> f32 + Sync + Send) -> Vec<f32> {
 }
 
 /// `y[i] = f(a[i], b[i])`.
+///
+/// # Panics
+/// If the lengths differ.
 pub fn pairs(a: &[f32], b: &[f32], f: impl Fn(f32, f32) -> f32 + Sync + Send) -> Vec<f32> {
     assert_eq!(a.len(), b.len(), "pairs: {} and {} numbers", a.len(), b.len());
     make(a.len(), GRAIN, |i, block| {

@@ -8,7 +8,10 @@
 use crate::gpu::{Grid, Real, args};
 use crate::tensor::Tensor;
 
-/// Writes x to y, which holds as many numbers in the other storage. Panics unless it does and both are on one device.
+/// Writes x to y, which holds as many numbers in the other storage.
+///
+/// # Panics
+/// If it does not, or they are not on one device.
 pub fn cast_into(y: &Tensor, x: &Tensor) {
     let fits = y.len() == x.len() && y.real() != x.real() && y.is_on(x.gpu());
     assert!(fits, "cast: {x:?} into {y:?}");

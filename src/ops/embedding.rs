@@ -14,6 +14,9 @@ use crate::tensor::{Tensor, agree};
 
 impl Tape {
     /// Rows `ids` of table `[V, C]`, to `[B, C]`.
+    ///
+    /// # Panics
+    /// If an id is not that of a row.
     pub fn embedding(&mut self, table: Var, ids: &[u32]) -> Var {
         let rows = self.value(table);
         let [entries, width] = rows.dims("embedding");

@@ -102,6 +102,9 @@ pub fn backward_on(
 }
 
 /// The same, with y, if requested, written into a tensor shaped as dy.
+///
+/// # Panics
+/// If shapes do not fit, or the tensors are not on one device.
 pub fn backward_into(
     dx: &Tensor,
     y: Option<&Tensor>,

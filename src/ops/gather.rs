@@ -56,7 +56,10 @@ pub struct Scaling {
 }
 
 /// y `[rows, genes]`, in the device's storage, from the first `rows` of `spans`, a buffer of [`Span`]s. What a span has beyond the
-/// stored numbers counts as not stored. Panics unless the buffers are on one device and hold what they are said to.
+/// stored numbers counts as not stored.
+///
+/// # Panics
+/// If the buffers are on several devices or hold less than they are said to, or the values are narrow and no counts.
 pub fn gather(cells: &Cells, spans: &Buffer, rows: usize, genes: usize, scaling: Scaling) -> Tensor {
     let width = if cells.wide { 4 } else { 2 };
     let gpu = spans.gpu();

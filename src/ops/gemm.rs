@@ -21,11 +21,17 @@ pub struct Mat<'a> {
 
 impl<'a> Mat<'a> {
     /// Contiguous rows.
+    ///
+    /// # Panics
+    /// If there are fewer numbers.
     pub fn new(numbers: &'a [f32], rows: usize, cols: usize) -> Self {
         Mat::strided(numbers, rows, cols, cols)
     }
 
-    /// Rows of contiguous numbers, `down` apart. Panics if the matrix exceeds the numbers.
+    /// Rows of contiguous numbers, `down` apart.
+    ///
+    /// # Panics
+    /// If the matrix exceeds the numbers.
     pub fn strided(numbers: &'a [f32], rows: usize, cols: usize, down: usize) -> Self {
         check(numbers.len(), rows, cols, down);
         Mat { numbers, rows, cols, down, across: 1 }
@@ -48,11 +54,17 @@ pub struct MatMut<'a> {
 
 impl<'a> MatMut<'a> {
     /// Contiguous rows.
+    ///
+    /// # Panics
+    /// If there are fewer numbers.
     pub fn new(numbers: &'a mut [f32], rows: usize, cols: usize) -> Self {
         MatMut::strided(numbers, rows, cols, cols)
     }
 
-    /// Rows of contiguous numbers, `down` apart. Panics if the matrix exceeds the numbers.
+    /// Rows of contiguous numbers, `down` apart.
+    ///
+    /// # Panics
+    /// If the matrix exceeds the numbers.
     pub fn strided(numbers: &'a mut [f32], rows: usize, cols: usize, down: usize) -> Self {
         check(numbers.len(), rows, cols, down);
         MatMut { numbers, rows, cols, down }
@@ -90,7 +102,10 @@ pub enum Threads {
 /// Multiplications below which waking other threads costs more than it saves.
 const ALONE: usize = 1 << 20;
 
-/// C = A B or C += A B. Panics unless the shapes fit.
+/// C = A B or C += A B.
+///
+/// # Panics
+/// If the shapes do not fit.
 pub fn product(c: MatMut, a: Mat, b: Mat, keep: Keep, threads: Threads) {
     assert!(
         a.cols == b.rows && c.rows == a.rows && c.cols == b.cols,

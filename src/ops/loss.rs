@@ -10,7 +10,10 @@
 use crate::gpu::{Buffer, Grid, Real, args};
 use crate::tensor::Tensor;
 
-/// L `[1]` from `count` parts; `what` names it in reports of memory. Panics if there are fewer.
+/// L `[1]` from `count` parts; `what` names it in reports of memory.
+///
+/// # Panics
+/// If there are fewer.
 pub fn total(what: &'static str, parts: &Buffer, count: usize, scale: f32) -> Tensor {
     assert!(count <= parts.bytes() / size_of::<f64>(), "{what}: {count} parts in {} bytes", parts.bytes());
     let loss = Tensor::on(parts.gpu(), what, &[1], Real::F32);

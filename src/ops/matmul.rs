@@ -106,6 +106,9 @@ fn cut(rows: usize) -> (usize, Threads) {
 }
 
 /// dx of that shape, `[.., I]`, from dy `[.., J]`, which is stored as the activations are.
+///
+/// # Panics
+/// If the shapes do not fit.
 pub fn backward_x(dy: &Tensor, shape: &[usize], w: &Tensor) -> Tensor {
     let [outputs, inputs] = w.dims("matmul");
     assert!(shape.last() == Some(&inputs), "matmul: dx {shape:?}, w {:?}", w.shape());

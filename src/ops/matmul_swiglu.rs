@@ -27,6 +27,9 @@ use crate::trace;
 
 impl Tape {
     /// residual + swiglu(x w_gate_up^T) w_down^T: residual and x `[.., E]`, w_gate_up `[2F, E]`, w_down `[E, F]` to `[.., E]`.
+    ///
+    /// # Panics
+    /// If the shapes do not fit.
     pub fn matmul_swiglu(&mut self, residual: Var, x: Var, w_gate_up: Var, w_down: Var) -> Var {
         let _range = trace::range("matmul_swiglu forward");
         let [xs, w, v] = [x, w_gate_up, w_down].map(|var| self.value(var).clone());

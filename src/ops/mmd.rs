@@ -55,6 +55,9 @@ pub struct Saved {
 }
 
 /// The loss `[1]`, and what its gradient needs, if that is wanted.
+///
+/// # Panics
+/// If there are no numbers, of which there is no mean.
 pub fn forward(y: &Tensor, x: &Tensor, kernel: MmdKernel, wanted: bool) -> (Tensor, Option<Saved>) {
     let [sets, rows, _] = y.dims("mmd");
     assert!(!y.is_empty(), "mmd: no mean of {:?}", y.shape());

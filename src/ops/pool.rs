@@ -16,6 +16,9 @@ use crate::tensor::{Tensor, agree};
 
 impl Tape {
     /// Mean over the cells of each set: x `[B, N, D]` to `[B, D]`.
+    ///
+    /// # Panics
+    /// If there are no numbers, of which there is no mean.
     pub fn pool(&mut self, x: Var) -> Var {
         let [_, rows, _] = self.value(x).dims("pool");
         assert!(!self.value(x).is_empty(), "pool: no mean of {:?}", self.value(x).shape());

@@ -54,7 +54,10 @@ pub struct Plus<'a> {
 }
 
 /// Writes the product of a and b, stored as activations are, to `out`, stored so too or f32. True if `sums` were written as well;
-/// otherwise the caller must compute them. Panics, naming `op`, unless all fit and are on one device.
+/// otherwise the caller must compute them.
+///
+/// # Panics
+/// If sizes do not fit, not all are on one device, or what is written overlaps what is read; the message names `op`.
 pub fn multiply(op: &str, out: &Tensor, a: Side, b: Side, plus: Plus) -> bool {
     let ([rows, depth], [depth_of_b, cols]) = (a.size(), b.size());
     let fits = depth == depth_of_b && [out.rows(), out.width()] == [rows, cols];

@@ -29,6 +29,9 @@ impl Tape {
 const PIECE: usize = 512;
 
 /// The loss `[1]`.
+///
+/// # Panics
+/// If there are no numbers, of which there is no mean.
 pub fn forward(y: &Tensor, x: &Tensor) -> Tensor {
     assert!(!y.is_empty(), "squared_error: no mean of {:?}", y.shape());
     if agree("squared_error", &[(y, y.shape()), (x, y.shape())], &[]).is_some() {

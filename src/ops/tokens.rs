@@ -22,6 +22,9 @@ impl Tape {
     }
 
     /// Token `i` of each set: x `[B, T, D]` to `[B, D]`.
+    ///
+    /// # Panics
+    /// If there is no such token.
     pub fn token(&mut self, x: Var, i: usize) -> Var {
         let [_, count, _] = self.value(x).dims("token");
         assert!(i < count, "token: {i} of {count}");

@@ -9,6 +9,9 @@ use std::f32::consts::{FRAC_1_SQRT_2, LOG2_E};
 const WIDE: usize = 32;
 
 /// Sum of `a[i] * b[i]`.
+///
+/// # Panics
+/// If the lengths differ.
 #[inline]
 pub fn dot(a: &[f32], b: &[f32]) -> f32 {
     assert_eq!(a.len(), b.len(), "dot: {} and {} numbers", a.len(), b.len());
@@ -27,6 +30,9 @@ pub fn dot(a: &[f32], b: &[f32]) -> f32 {
 }
 
 /// Sum of `(a[i] - b[i])^2`.
+///
+/// # Panics
+/// If the lengths differ.
 #[inline]
 pub fn squared_distance(a: &[f32], b: &[f32]) -> f32 {
     assert_eq!(a.len(), b.len(), "squared_distance: {} and {} numbers", a.len(), b.len());

@@ -119,7 +119,7 @@ impl Learner {
     /// A config that cannot run ([`Config::validate`]).
     ///
     /// # Panics
-    /// If the two statistics have different lengths.
+    /// If the two statistics have different lengths, or the features have not one row for each perturbation.
     pub fn new(
         config: &Config,
         vocabulary: &Vocabulary,

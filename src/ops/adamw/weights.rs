@@ -25,7 +25,10 @@ pub struct Halves {
 }
 
 impl Weights {
-    /// f32 weights in the form that products on their device need. Panics if they are stored otherwise.
+    /// f32 weights in the form that products on their device need.
+    ///
+    /// # Panics
+    /// If they are stored otherwise.
     pub fn of(weights: Tensor) -> Weights {
         assert!(weights.real() == Real::F32, "adamw: weights of {weights:?}");
         match weights.gpu() {
@@ -39,7 +42,10 @@ impl Weights {
         }
     }
 
-    /// All of them as f32, on their device. Panics if the lower halves are elsewhere.
+    /// All of them as f32, on their device.
+    ///
+    /// # Panics
+    /// If the lower halves are elsewhere.
     pub fn whole(&self) -> Tensor {
         match self {
             Weights::Whole(weights) => weights.clone(),
@@ -64,7 +70,10 @@ impl Weights {
         }
     }
 
-    /// The same, for writing. Panics if the lower halves are here too: they would not belong to what is written.
+    /// The same, for writing.
+    ///
+    /// # Panics
+    /// If the lower halves are here too: they would not belong to what is written.
     pub fn read_mut(&mut self) -> &mut Tensor {
         match self {
             Weights::Whole(weights) => weights,
@@ -88,6 +97,9 @@ impl Weights {
     }
 
     /// `len` weights from number `at` on; `low` holds their lower halves if those are elsewhere. No copy.
+    ///
+    /// # Panics
+    /// If they go beyond the end, or lower halves are given twice, for more or fewer weights, or not at all.
     pub fn window(&self, at: usize, len: usize, low: Option<&Tensor>) -> Weights {
         let part = |flat: &Tensor| flat.part(at, &[len]);
         match (self, low) {
