@@ -94,7 +94,7 @@ impl Resting {
     pub fn of(data: &Data) -> Resting {
         let all = 0..data.groups().len() as u32;
         let controls: Vec<u32> = all.filter(|&group| data.is_control(group)).collect();
-        let sums = Sums::of(data, &controls).expect("groups of this data");
+        let sums = Sums::of(data, &controls).unwrap_or_else(|e| unreachable!("groups of this data: {e}"));
         Resting { by_batch: sums.means(|context| context), by_type: sums.means(|(cell_type, _)| cell_type) }
     }
 
@@ -143,7 +143,7 @@ pub fn pairs(data: &Data, groups: &[u32], resting: &Resting) -> Result<(Vec<Pair
             for group in groups {
                 let (sum, count) = sum(data, &[group]);
                 let batch = data.groups()[group as usize].batch;
-                let rest = resting.at(cell_type, batch).expect("groups without controls were left out above");
+                let Some(rest) = resting.at(cell_type, batch) else { unreachable!("left out above") };
                 for ((e, x), r) in effect.iter_mut().zip(sum).zip(rest) {
                     *e += x - count as f64 * r;
                 }

@@ -163,6 +163,9 @@ pub fn rounds(rng: Rng, n: u64) -> impl Iterator<Item = u64> {
 
 /// `count` numbers below `n` in random order, for a set of training: all different if there are enough, else each drawn from all
 /// `n`, with replacement.
+///
+/// # Panics
+/// If `n` is 0 and `count` is not.
 pub fn draw(rng: Rng, n: u64, count: usize) -> Vec<u64> {
     if count as u64 <= n {
         rng.sample(n, count)

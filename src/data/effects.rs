@@ -26,7 +26,10 @@ struct Sum {
 }
 
 impl Effects {
-    /// From (cell type, perturbation) pairs, sorted and unique, and their effects `[pairs, G]`. Panics on others.
+    /// From (cell type, perturbation) pairs, sorted and unique, and their effects `[pairs, G]`.
+    ///
+    /// # Panics
+    /// If pairs are not sorted and unique, or have not `genes` values each.
     pub fn new(genes: usize, pairs: Vec<(u32, u32)>, values: Vec<f32>) -> Effects {
         let (count, all) = (pairs.len(), values.len());
         assert_eq!(count * genes, all, "effects: {count} pairs of {genes} genes, {all} values");
@@ -43,7 +46,9 @@ impl Effects {
     }
 
     /// Measures the effects over the given groups, each batch against its own controls; a cell type without controls gets none.
-    /// Panics on a group that the data does not have.
+    ///
+    /// # Panics
+    /// If there is no such group.
     pub fn measure(data: &Data, groups: &[u32]) -> Effects {
         let factor = f64::from(data.manifest().factor);
         let measured = pairs(data, groups, &Resting::of(data)).expect("groups of this data").0;

@@ -321,7 +321,10 @@ impl H5ad {
         (told > 0.0 && told.is_finite()).then_some(told)
     }
 
-    /// Refuses to replace an h5ad that another program wrote: it may hold cells that exist nowhere else.
+    /// Checks that an output may replace what is at its path: an h5ad of another program may hold cells that exist nowhere else.
+    ///
+    /// # Errors
+    /// A file, not empty, that cannot be read or does not say that this program wrote it.
     pub fn replaceable(path: &Path) -> Result<()> {
         if !path.metadata().is_ok_and(|there| there.is_file() && there.len() > 0) {
             return Ok(());

@@ -7,14 +7,13 @@
 mod measured;
 mod rows;
 
-use std::ops::Range;
 use std::path::Path;
 
 use rayon::prelude::*;
 
 use crate::data::h5ad::{self, Cells, Column, Extra, Frame, Growing, Labels, Writer, X, make_unique};
 use crate::data::normalise::LogValues;
-use crate::data::shard::{Columns, Data, Manifest, Row, Scale};
+use crate::data::shard::{Columns, Data, Manifest, Row};
 use crate::error::{Error, Result};
 
 pub use measured::{Beside, measured, other_controls, push_controls, push_groups, write_measured};
@@ -230,6 +229,9 @@ impl<R> Population<R> {
     }
 
     /// Cell type, perturbation and batch of cell i.
+    ///
+    /// # Panics
+    /// If there is no such cell.
     pub fn labels(&self, i: usize) -> [&str; 3] {
         self.labels.each_ref().map(|column| column.get(i))
     }
@@ -244,7 +246,7 @@ impl<R: Rows> Population<R> {
     /// Appends a measured cell given only its non-zeros, genes ascending; labels are cell type, perturbation, batch.
     ///
     /// # Errors
-    /// Genes and values that do not form a row; a file that cannot be written. The other push functions fail likewise.
+    /// Genes and values that do not form a row; a file that cannot be written.
     pub fn push_measured(
         &mut self,
         name: &str,
@@ -256,6 +258,9 @@ impl<R: Rows> Population<R> {
     }
 
     /// Appends a predicted cell, x `[G]`, and the name of the control cell that it was made from.
+    ///
+    /// # Errors
+    /// A file that cannot be written.
     ///
     /// # Panics
     /// If `x` has another number of genes.
@@ -287,6 +292,9 @@ impl<R: Rows> Population<R> {
 
     /// Appends `count` predicted cells with the same labels, using all threads: `fill(i, x)` writes
     /// every number of cell i, x `[G]`.
+    ///
+    /// # Errors
+    /// A file that cannot be written.
     pub fn extend(
         &mut self,
         labels: [&str; 3],
@@ -308,34 +316,6 @@ impl<R: Rows> Population<R> {
                 .collect();
             for (genes, values) in &rows {
                 self.push(self.next_name(), labels, (genes, values), "")?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Appends measured cells of `data` in this population's unit. Fails if counts are requested from a log source.
-    pub fn extend_measured(&mut self, data: &Data, labels: [&str; 3], cells: Range<u64>) -> Result<()> {
-        let manifest = data.manifest();
-        if self.unit == Unit::Counts && manifest.scale != Scale::Counts {
-            let what =
-                "the data contains log values, from which counts cannot be recovered; choose log1p or scaled";
-            return Err(Error::setting("unit", what));
-        }
-        for first in cells.clone().step_by(BLOCK) {
-            let block = first..cells.end.min(first + BLOCK as u64);
-            let _sweep = data.sweep(block.clone());
-            for cell in block {
-                let row = data.row(cell);
-                let genes: Vec<u32> = row.genes.iter().map(|&gene| u32::from(gene)).collect();
-                let values: Vec<f32> = match self.unit {
-                    Unit::Counts => (0..genes.len()).map(|i| row.values.get(i)).collect(),
-                    Unit::Log1p => log1p(data, &row).collect(),
-                    Unit::Scaled => log1p(data, &row).map(|x| x / manifest.factor).collect(),
-                };
-                self.push_measured(data.name(cell), labels, &genes, &values)?;
-                if self.unit == Unit::Counts {
-                    self.totals[self.names.len() - 1] = f64::from(row.library);
-                }
             }
         }
         Ok(())

@@ -232,7 +232,7 @@ pub struct Summary {
 /// read or disagree, missing columns or control cells, values that are neither counts nor logs, and settings that cannot be honoured.
 pub fn preprocess(settings: &Settings, progress: &Progress) -> Result<Summary> {
     let summary = preprocess_parts(settings, &Parts::default(), progress)?;
-    Ok(summary.expect("no part was asked for by itself"))
+    Ok(summary.unwrap_or_else(|| unreachable!("no part was asked for by itself")))
 }
 
 /// The same in parts of a given size, in a given work folder, or only one of the parts; then there is no summary.

@@ -65,8 +65,10 @@ pub struct Sampler {
 }
 
 impl Sampler {
-    /// A sampler over the given groups. Refuses empty sets, weights that are not numbers, groups that the data does not have, and
-    /// groups none of which can be used.
+    /// A sampler over the given groups.
+    ///
+    /// # Errors
+    /// Empty sets, weights that are not numbers, groups that the data does not have, and groups none of which can be used.
     pub fn new(data: &Data, groups: &[u32], settings: DataConfig, seed: u64) -> Result<Sampler> {
         check(data, &settings)?;
         data.check_groups(groups)?;

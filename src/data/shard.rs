@@ -140,6 +140,9 @@ impl Values<'_> {
     }
 
     /// Value `i`, widened.
+    ///
+    /// # Panics
+    /// If there is no such value.
     pub fn get(&self, i: usize) -> f32 {
         match self {
             Values::U8(v) => f32::from(v[i]),

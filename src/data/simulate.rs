@@ -104,7 +104,10 @@ pub struct Simulated {
 
 brief!(Simulated, |world| settings: world.settings);
 
-/// Draws a world and its cells. Fails if settings are out of range, or if the world does not fit in memory.
+/// Draws a world and its cells.
+///
+/// # Errors
+/// Settings that are out of range, or a world that does not fit in memory.
 pub fn simulate(settings: &Settings) -> Result<Simulated> {
     settings.check()?;
     let truth = Truth::draw(settings, CONTROL);
@@ -119,6 +122,9 @@ pub fn simulate(settings: &Settings) -> Result<Simulated> {
 impl Simulated {
     /// Writes an h5ad: X raw counts (CSR), obs `perturbation`, `cell_type`, `batch`; the truth under `uns/simulation`, in arrays
     /// named like the fields of [`Truth`], with first axes in the order of `uns/simulation/{cell_types,perturbations,batches}`.
+    ///
+    /// # Errors
+    /// As [`h5ad::write`].
     pub fn write(&self, path: &Path) -> Result<()> {
         let truth = &self.truth;
         let column = |names: &[String], code: &dyn Fn(&Draw) -> u32| {

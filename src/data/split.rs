@@ -87,15 +87,19 @@ pub struct Split {
 impl Split {
     /// Reads a split file for a data directory.
     ///
-    /// Errors name the clause: tables, data sets, cell types and perturbations that do not occur, contradictions, held-out
-    /// contexts without controls.
+    /// # Errors
+    /// A file that cannot be read or is not TOML; tables, data sets, cell types and perturbations that do not occur,
+    /// contradictions, held-out contexts without controls: the message names the clause.
     pub fn load(path: &Path, data: &Data) -> Result<Split> {
         let bytes = std::fs::read(path).at(path)?;
         let text = std::str::from_utf8(&bytes).map_err(|_| Error::format(path, "is not UTF-8 text"))?;
         Split::of_text(text, path, data)
     }
 
-    /// The same from a file's text; errors name `path` as its source.
+    /// The same from a file's text.
+    ///
+    /// # Errors
+    /// As [`Split::load`]; they name `path` as the source.
     pub fn of_text(text: &str, path: &Path, data: &Data) -> Result<Split> {
         Split::parse(text, data).map_err(|what| Error::format(path, what))
     }

@@ -4,9 +4,9 @@ use std::collections::{BTreeSet, HashSet};
 use std::ops::Range;
 use std::path::Path;
 
-use super::{Population, Rows};
+use super::{BLOCK, Population, Rows, Unit, log1p};
 use crate::data::controls::control_pool;
-use crate::data::shard::{Data, Same};
+use crate::data::shard::{Data, Same, Scale};
 use crate::error::{Error, Result};
 
 /// What was really measured, on the log1p scale: the perturbed cells of the groups, group by group, then, on request, the
@@ -119,4 +119,40 @@ pub fn push_groups<R: Rows>(
         population.extend_measured(data, data.names(group), data.groups()[group as usize].range())?;
     }
     Ok(())
+}
+
+impl<R: Rows> Population<R> {
+    /// Appends measured cells of `data` in this population's unit.
+    ///
+    /// # Errors
+    /// Counts are asked for, but the data are logs; genes that are not this population's; a file that cannot be written.
+    ///
+    /// # Panics
+    /// If one of the cells does not exist.
+    pub fn extend_measured(&mut self, data: &Data, labels: [&str; 3], cells: Range<u64>) -> Result<()> {
+        let manifest = data.manifest();
+        if self.unit == Unit::Counts && manifest.scale != Scale::Counts {
+            let what =
+                "the data contains log values, from which counts cannot be recovered; choose log1p or scaled";
+            return Err(Error::setting("unit", what));
+        }
+        for first in cells.clone().step_by(BLOCK) {
+            let block = first..cells.end.min(first + BLOCK as u64);
+            let _sweep = data.sweep(block.clone());
+            for cell in block {
+                let row = data.row(cell);
+                let genes: Vec<u32> = row.genes.iter().map(|&gene| u32::from(gene)).collect();
+                let values: Vec<f32> = match self.unit {
+                    Unit::Counts => (0..genes.len()).map(|i| row.values.get(i)).collect(),
+                    Unit::Log1p => log1p(data, &row).collect(),
+                    Unit::Scaled => log1p(data, &row).map(|x| x / manifest.factor).collect(),
+                };
+                self.push_measured(data.name(cell), labels, &genes, &values)?;
+                if self.unit == Unit::Counts {
+                    self.totals[self.names.len() - 1] = f64::from(row.library);
+                }
+            }
+        }
+        Ok(())
+    }
 }

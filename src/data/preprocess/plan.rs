@@ -43,7 +43,10 @@ const NAMED_BY_ROW: usize = "cell1000000".len();
 const GROUP: u64 = 16;
 const HEADERS: u64 = 8192;
 
-/// Opens the sources and reports what would be done. Errors: those of [`super::preprocess`] that need no pass over the cells.
+/// Opens the sources and reports what would be done.
+///
+/// # Errors
+/// Those of [`super::preprocess`] that need no pass over the cells.
 pub fn plan(settings: &Settings, parts: &Parts) -> Result<Plan> {
     super::check(settings)?;
     let mut inputs = input::open(settings, &settings.label_columns())?;

@@ -73,5 +73,5 @@ pub fn rank_genes(settings: &Settings, progress: &Progress) -> Result<Ranking> {
             notes,
         })
     })?;
-    Ok(made.expect("no part was asked for by itself"))
+    Ok(made.unwrap_or_else(|| unreachable!("no part was asked for by itself")))
 }

@@ -193,7 +193,10 @@ impl Manifest {
         all.find(|&(_, id, count)| id as usize >= count)
     }
 
-    /// Ids for names: cell type, perturbation, batch. For an unknown name the error suggests the nearest.
+    /// Ids for names: cell type, perturbation, batch.
+    ///
+    /// # Errors
+    /// An unknown name; the message suggests the nearest.
     pub fn ids(
         &self,
         cell_type: &str,
@@ -222,7 +225,8 @@ impl Manifest {
 
     /// The text of manifest.json: since it holds every shard's checksum, it vouches for every byte of the directory.
     pub fn to_json(&self) -> String {
-        let mut text = serde_json::to_string_pretty(self).expect("a manifest is plain JSON");
+        let mut text = serde_json::to_string_pretty(self)
+            .unwrap_or_else(|e| unreachable!("a manifest is plain JSON: {e}"));
         text.push('\n');
         text
     }

@@ -45,8 +45,10 @@ pub struct Piles {
 brief!(Piles, |piles| groups: piles.all.len(), cells: piles.of_cell.len());
 
 impl Piles {
-    /// From the labels of every cell (cell type, perturbation, batch), in source order. The error names the cell whose label the
-    /// manifest lacks.
+    /// From the labels of every cell (cell type, perturbation, batch), in source order.
+    ///
+    /// # Errors
+    /// No cells, a condition of 2^32 cells or more, or a label that the manifest lacks; the message names the cell.
     pub fn of(
         manifest: &Manifest,
         labels: impl Iterator<Item = [u32; 3]> + Clone,

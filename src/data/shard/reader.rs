@@ -56,7 +56,8 @@ impl Data {
     /// Opens a directory and checks everything in it, using all cores: every byte against its checksum, then
     /// every row against the format's rules.
     ///
-    /// Errors name the file and what in it cannot be true.
+    /// # Errors
+    /// A file that cannot be read, or in which something cannot be true; the error names both.
     pub fn open(dir: &Path) -> Result<Data> {
         let manifest = Manifest::read(dir)?;
         for entry in &manifest.shards {

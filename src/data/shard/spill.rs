@@ -166,6 +166,9 @@ brief!(RowsWriter<'_>, |rows| path: rows.path, cells: rows.cells);
 
 impl<'a> RowsWriter<'a> {
     /// Starts a file for cells `cells` of the source; an existing one is overwritten.
+    ///
+    /// # Errors
+    /// A file that cannot be written.
     pub fn new(
         path: &Path,
         manifest: &'a Manifest,
@@ -191,6 +194,13 @@ impl<'a> RowsWriter<'a> {
 
     /// Adds the next cell: its name (empty if it has none), gene ids ascending, one value each (counts as f32 when the scale
     /// is counts; zeros are dropped), and its total counts over all genes of the source.
+    ///
+    /// # Errors
+    /// A cell too many, one that the format cannot hold, or genes, values and a total that do not form one; a file that cannot be
+    /// written.
+    ///
+    /// # Panics
+    /// If a cell has no label.
     pub fn push(&mut self, name: &str, genes: &[u16], values: &[f32], library: f32) -> Result<()> {
         let Some(cell) = self.cells.next() else {
             let what = format!("labels were given for only {} cells", self.piles.cells());
@@ -217,6 +227,9 @@ impl<'a> RowsWriter<'a> {
     }
 
     /// Writes what is left. Every cell must have been pushed.
+    ///
+    /// # Errors
+    /// Cells that are missing; a file that cannot be written.
     pub fn finish(mut self) -> Result<Rows> {
         if !self.cells.is_empty() {
             let what = format!("{} of {} cells are missing", self.cells.len(), self.piles.cells());

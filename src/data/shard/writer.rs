@@ -35,6 +35,9 @@ impl Default for Limits {
 /// Writes shards and manifest into `dir`. `manifest` is complete except for the shards; `rows` are those of all cells, in
 /// order; `shard` is the number of bytes after which a shard is closed.
 ///
+/// # Errors
+/// A manifest that contradicts itself, rows that cannot be read, a file that cannot be written.
+///
 /// # Panics
 /// If a cell of `rows` is in no pile.
 pub fn merge(

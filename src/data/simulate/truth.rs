@@ -83,6 +83,9 @@ impl Truth {
     }
 
     /// Log folds of one pair, `[G]`.
+    ///
+    /// # Panics
+    /// If there is no such pair.
     pub fn effect(&self, cell_type: usize, perturbation: usize) -> &[f32] {
         let genes = self.genes.len();
         let first = (cell_type * self.perturbations.len() + perturbation) * genes;
