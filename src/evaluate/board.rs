@@ -72,7 +72,10 @@ pub struct Draft<'a> {
 brief!(Draft<'_>, |draft| cell_type: draft.cell_type);
 
 impl<'a> Draft<'a> {
-    /// Scores `pred` against `real`. Errors: what [`Judge`] refuses.
+    /// Scores `pred` against `real`.
+    ///
+    /// # Errors
+    /// What [`Judge`] refuses.
     pub fn new(
         cell_type: Option<String>,
         real: &'a Side,
@@ -85,8 +88,10 @@ impl<'a> Draft<'a> {
         Ok(Draft { cell_type, judge, report, scored, notes: Vec::new(), unsure: Vec::new() })
     }
 
-    /// Scores what stands beside the prediction: its log values are brought to the total of `real` (`totals`). Errors: as above, and a
-    /// name that another row has.
+    /// Scores what stands beside the prediction: its log values are brought to the total of `real` (`totals`).
+    ///
+    /// # Errors
+    /// What [`Judge`] refuses; a name that another row has.
     pub fn add(&mut self, name: &str, side: &Side) -> Result<()> {
         if name == CEILING || self.scored.iter().any(|(other, _)| other == name) {
             return Err(Error::setting(
@@ -106,7 +111,10 @@ impl<'a> Draft<'a> {
         Ok(())
     }
 
-    /// Adds the ceiling and the intervals, as the settings ask. Errors: as above.
+    /// Adds the ceiling and the intervals, as the settings ask.
+    ///
+    /// # Errors
+    /// What [`Judge`] refuses.
     pub fn board(self) -> Result<Board> {
         let Draft { cell_type, judge, report, mut scored, mut notes, unsure } = self;
         if !unsure.is_empty() {
@@ -124,7 +132,7 @@ impl<'a> Draft<'a> {
         let row = |(name, columns): (String, Vec<Column>)| {
             let of = |column: &Column| draws.interval(column);
             let behind = |column: &Column| {
-                let prediction = report.column(&column.name).expect("rows have the same columns");
+                let Some(prediction) = report.column(&column.name) else { unreachable!("the same columns") };
                 draws.difference(prediction, column)
             };
             let intervals = if found { columns.iter().map(of).collect() } else { Vec::new() };
@@ -138,8 +146,10 @@ impl<'a> Draft<'a> {
 }
 
 impl Board {
-    /// Scores `pred` and all of `beside`, by name, against `real`. Errors: what [`Judge`] refuses; a name given twice, or that of the
-    /// prediction's or the ceiling's row.
+    /// Scores `pred` and all of `beside`, by name, against `real`.
+    ///
+    /// # Errors
+    /// What [`Judge`] refuses; a name given twice, or that of the prediction's or the ceiling's row.
     pub fn of(
         cell_type: Option<String>,
         real: &Side,
@@ -154,6 +164,9 @@ impl Board {
 
     /// Writes results.csv, agg_results.csv, results.json, and, if there are tables, real_de.csv and pred_de.csv; returns their
     /// paths. The cell type goes before each file's name, as in cell-eval. `sources` are the files that were read.
+    ///
+    /// # Errors
+    /// A file that cannot be written.
     pub fn write(&self, dir: &Path, sources: &Value) -> Result<Vec<PathBuf>> {
         let path = |file: &str| path(dir, self.cell_type.as_deref(), file);
         let mut written = ["results.csv", "agg_results.csv", "results.json"].map(path).to_vec();
@@ -167,7 +180,8 @@ impl Board {
         table::write_summary(&written[1], &self.report.columns)?;
         let mut all = self.json();
         all["files"] = sources.clone();
-        let text = serde_json::to_string_pretty(&all).expect("plain values") + "\n";
+        let text =
+            serde_json::to_string_pretty(&all).unwrap_or_else(|e| unreachable!("plain values: {e}")) + "\n";
         aside::whole(&written[2], text)?;
         Ok(written)
     }

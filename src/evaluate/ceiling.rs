@@ -13,6 +13,9 @@ use crate::rng::Rng;
 
 /// Scores of one half of the judge's cells against the other, one row for each of its `perturbations`; a perturbation of a single
 /// cell has no score in any column. `None` if every perturbation has only one.
+///
+/// # Errors
+/// What [`Judge::new`] and [`Judge::score`] refuse.
 pub fn ceiling(judge: &Judge, perturbations: &[String], settings: &Settings) -> Result<Option<Vec<Column>>> {
     let Some([measured, predicted]) = halves(judge) else { return Ok(None) };
     let [of_measured, of_predicted] = [&measured, &predicted].map(|half| judge.logs.part(&half.x));

@@ -90,12 +90,18 @@ impl Table {
     }
 
     /// `(target_mean - reference_mean) / reference_mean` of a row, NaN if the reference is zero.
+    ///
+    /// # Panics
+    /// If there is no such row.
     pub fn percent_change(&self, row: usize) -> f32 {
         let reference = self.reference_mean[row % self.genes.len()];
         if reference == 0.0 { f32::NAN } else { (self.target_mean[row] - reference) / reference }
     }
 
     /// Writes `real_de.csv` or `pred_de.csv`.
+    ///
+    /// # Errors
+    /// A file that cannot be written.
     pub fn write(&self, path: &Path) -> Result<()> {
         let genes: Vec<String> = self.genes.iter().map(|name| quoted(name)).collect();
         // Text is twice as long as the numbers or more, so only some targets are text at a time.

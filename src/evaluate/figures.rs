@@ -157,6 +157,9 @@ fn encoded(name: &str) -> String {
 }
 
 /// Writes all figures to a folder, one per .svg file; returns how many. Files of an earlier run are replaced.
+///
+/// # Errors
+/// A file that cannot be written.
 pub fn write(dir: &Path, boards: &[Board]) -> Result<usize> {
     let mut names = Names::default();
     let mut written = 0;

@@ -44,8 +44,11 @@ pub struct Sample {
 
 /// Reads both files and evaluates them, together with all of `beside`: one board, or one per cell type, in the order in which the
 /// real file first names them. `beside` are (name, cells) pairs, with cell types if the files are split; each is asked for when the
-/// one before it is scored and dropped. Errors: what [`Board::of`] refuses, values of unit [`Unit::Scaled`], cell types that are in
-/// only one of the files or lack control cells, and those of `beside`.
+/// one before it is scored and dropped.
+///
+/// # Errors
+/// What [`Sample::read`] and [`Board::of`] refuse, cell types that are in only one of the files or lack control cells, and those of
+/// `beside`.
 pub fn evaluate_files(
     files: &Files,
     beside: impl IntoIterator<Item = Result<(String, Sample)>>,
@@ -61,7 +64,11 @@ pub fn evaluate_files(
     compare(real?, pred?, beside, settings)
 }
 
-/// The same from memory. Errors: also measured cells that have cell types, while others have none.
+/// The same from memory.
+///
+/// # Errors
+/// What [`Board::of`] refuses, cell types that are in only one of the samples or lack control cells, measured cells that have cell
+/// types while others have none, and those of `beside`.
 pub fn compare(
     real: Sample,
     pred: Sample,
@@ -105,8 +112,10 @@ impl Sample {
         Ok(Sample { side: Side { source: PathBuf::from(name), x, labels, genes, total }, types })
     }
 
-    /// The cells of an h5ad; `perturbation` and `cell_type` are columns of its obs. Errors: also values
-    /// of unit [`Unit::Scaled`].
+    /// The cells of an h5ad; `perturbation` and `cell_type` are columns of its obs.
+    ///
+    /// # Errors
+    /// A file or column that cannot be read or that it lacks, values of unit [`Unit::Scaled`], and mean effects.
     pub fn read(path: &Path, perturbation: &str, cell_type: Option<&str>) -> Result<Sample> {
         Opened::open(path, perturbation, cell_type)?.read()
     }
@@ -210,6 +219,9 @@ fn scorable(unit: &str, source: &Path) -> Result<()> {
 }
 
 /// Path and SHA-256 of both files, the latter as `sha256sum` prints it.
+///
+/// # Errors
+/// A file that cannot be read.
 pub fn fingerprints(files: &Files) -> Result<Value> {
     let of = |path: &Path| -> Result<Value> {
         let mut file = std::fs::File::open(path).at(path)?;

@@ -41,8 +41,11 @@ struct Found {
 }
 
 impl<'a> Judge<'a> {
-    /// Prepares the measured side. Errors: no control, cells without label, values that are not expression (`lognorm`), an unknown
-    /// measure.
+    /// Prepares the measured side.
+    ///
+    /// # Errors
+    /// No control cells, nothing but these, cells without label, sizes that disagree, values that are not expression
+    /// ([`log_normalised`]), a measure to skip that is unknown, or none left.
     pub fn new(real: &'a Side, settings: &Settings) -> Result<Judge<'a>> {
         Judge::prepared(real, settings, || log_normalised(real, None))
     }
@@ -66,13 +69,20 @@ impl<'a> Judge<'a> {
         Ok(Judge { settings, definitions, metrics, real, groups, logs, total, found })
     }
 
-    /// Scores a prediction. Errors: what [`Judge::new`] refuses, and genes or labels that differ from the measured side's.
+    /// Scores a prediction.
+    ///
+    /// # Errors
+    /// What [`Judge::new`] refuses, but control cells only where the rules need them; genes or labels that differ from the measured
+    /// side's.
     pub fn score(&self, pred: &Side) -> Result<Report> {
         let own = self.checked(pred)?;
         Ok(self.scored(pred, &own, &log_normalised(pred, self.shared_total())?))
     }
 
     /// Scores a baseline or another comparison: its log values are brought to the measured cells' total, if that is known.
+    ///
+    /// # Errors
+    /// As [`Judge::score`].
     pub fn score_beside(&self, side: &Side) -> Result<(Report, Fit)> {
         let own = self.checked(side)?;
         let logs = log_normalised(side, self.shared_total())?;

@@ -48,13 +48,15 @@ impl Logs<'_> {
 /// Numbers that one thread looks at in one go.
 const PIECE: usize = 1 << 16;
 
-/// The side's values on the log1p scale; counts are scaled to `total`, or else to the median of their own totals. Errors: values
-/// that are negative or not finite, and logs of 15 or more.
+/// The side's values on the log1p scale; counts are scaled to `total`, or else to the median of their own totals.
+///
+/// # Errors
+/// Values that are negative or not finite, logs of 15 or more, and counts of which the median cell has none.
 pub fn log_normalised(side: &Side, total: Option<f32>) -> Result<Logs<'_>> {
     let values = side.x.values();
     let seen = Seen::of(values);
     let refuse = |bad: fn(f32) -> bool, what: &str| {
-        let i = values.iter().position(|&v| bad(v)).expect("one was seen");
+        let Some(i) = values.iter().position(|&v| bad(v)) else { unreachable!("one was seen") };
         let (cell, gene) = side.x.place(i);
         Err(side.error(format!("cell {cell}, gene {:?} is {}; {what}", side.genes[gene], values[i])))
     };

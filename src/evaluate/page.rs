@@ -24,6 +24,9 @@ const BUDGET: usize = 240_000;
 const LEAST: usize = 80;
 
 /// Writes the page of all boards. `sources` are the files that were read, as [`super::files::fingerprints`] gives them.
+///
+/// # Errors
+/// A file that cannot be written.
 pub fn write(path: &Path, boards: &[Board], sources: &Value) -> Result<()> {
     aside::whole(path, html(boards, sources))
 }

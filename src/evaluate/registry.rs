@@ -124,7 +124,10 @@ impl Profile {
     }
 }
 
-/// The measures to compute. Errors: a name to skip that is no measure's, or nothing left.
+/// The measures to compute.
+///
+/// # Errors
+/// A name to skip that is no measure's, or nothing left.
 pub fn choose(rules: Rules, profile: Profile, skip: &[String]) -> Result<Vec<&'static Metric>> {
     let names: Vec<&str> = METRICS.iter().map(|m| m.name).chain([ABSENT]).collect();
     if let Some(name) = skip.iter().find(|name| !names.contains(&name.as_str())) {

@@ -129,6 +129,12 @@ pub fn left_out(columns: &[Scores], i: usize) -> String {
 }
 
 /// Writes table.csv: `name` and one column per measure.
+///
+/// # Errors
+/// A file that cannot be written.
+///
+/// # Panics
+/// If a row has more or fewer scores than the first.
 pub fn write(path: &Path, rows: &[Scores]) -> Result<()> {
     let Some(first) = rows.first() else { return Ok(()) };
     let measures = first.scores.iter().map(|score| &score.measure);

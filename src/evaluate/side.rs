@@ -57,6 +57,9 @@ impl Matrix {
     }
 
     /// Where the values of a cell are in [`Matrix::values`].
+    ///
+    /// # Panics
+    /// If X is sparse and there is no such cell.
     pub fn row(&self, cell: usize) -> Range<usize> {
         match self {
             Matrix::Sparse(x) => x.indptr().outer_inds_sz(cell),
@@ -65,6 +68,9 @@ impl Matrix {
     }
 
     /// Cell and gene of stored value `i`, for messages.
+    ///
+    /// # Panics
+    /// If X is sparse and there is no such value.
     pub fn place(&self, i: usize) -> (usize, usize) {
         match self {
             Matrix::Sparse(x) => {
@@ -76,6 +82,9 @@ impl Matrix {
     }
 
     /// The given cells, in the given order.
+    ///
+    /// # Panics
+    /// If one of them does not exist.
     pub fn subset(&self, cells: &[u32]) -> Matrix {
         let rows = cells.iter().map(|&cell| self.row(cell as usize));
         match self {
@@ -118,6 +127,9 @@ impl Side {
     }
 
     /// The given cells, in the given order.
+    ///
+    /// # Panics
+    /// If one of them does not exist.
     pub fn subset(&self, cells: &[u32]) -> Side {
         self.subset_of(&self.x, cells)
     }
@@ -153,7 +165,10 @@ pub struct Groups {
 }
 
 impl Groups {
-    /// Sorts the cells of a side. Errors: a cell without a label, no control cell, nothing but control cells.
+    /// Sorts the cells of a side.
+    ///
+    /// # Errors
+    /// A cell without a label, no control cell, nothing but control cells, sizes that disagree.
     pub fn of(side: &Side, control: &str) -> Result<Groups> {
         let groups = Groups::perturbed(side, control)?;
         if groups.size(0) == 0 {
@@ -164,6 +179,9 @@ impl Groups {
     }
 
     /// The same, with or without control cells.
+    ///
+    /// # Errors
+    /// As [`Groups::of`], but for control cells.
     pub fn perturbed(side: &Side, control: &str) -> Result<Groups> {
         let n = side.x.shape().0;
         check_shape(side, n)?;
@@ -201,11 +219,17 @@ impl Groups {
     }
 
     /// Cells of group `g`.
+    ///
+    /// # Panics
+    /// If there is no such group.
     pub fn group(&self, g: usize) -> &[u32] {
         &self.cells[self.starts[g]..self.starts[g + 1]]
     }
 
     /// Number of cells of group `g`.
+    ///
+    /// # Panics
+    /// If there is no such group.
     pub fn size(&self, g: usize) -> usize {
         self.starts[g + 1] - self.starts[g]
     }
@@ -289,7 +313,10 @@ fn fill(side: &Side, perturbations: Vec<String>, starts: Vec<usize>) -> Groups {
     Groups { perturbations, appearance, cells, starts }
 }
 
-/// Requires the same genes in the same order and the same labels. Errors name what differs.
+/// Requires the same genes in the same order and the same labels.
+///
+/// # Errors
+/// Genes or labels that differ; the message names them.
 pub fn check_match(real: &Side, pred: &Side, real_groups: &Groups, pred_groups: &Groups) -> Result<()> {
     if let Some(i) =
         (0..real.genes.len().max(pred.genes.len())).find(|&i| real.genes.get(i) != pred.genes.get(i))

@@ -28,11 +28,17 @@ brief!(Genes, |genes| genes: genes.fdr.len());
 
 impl Genes {
     /// Whether gene `g` is significant.
+    ///
+    /// # Panics
+    /// If there is no such gene.
     pub fn significant(&self, g: usize) -> bool {
         self.significant[g]
     }
 
     /// The genes of the table's target number `target`.
+    ///
+    /// # Panics
+    /// If there is no such target.
     pub fn of(table: &Table, target: usize, definitions: &Definitions) -> Genes {
         let width = table.genes.len();
         let rows = target * width..(target + 1) * width;
@@ -48,13 +54,19 @@ impl Genes {
     }
 }
 
-/// The number of each given perturbation among the table's targets, for [`Genes::of`]. The table holds all of them.
+/// The number of each given perturbation among the table's targets, for [`Genes::of`].
+///
+/// # Panics
+/// If the table does not hold one of them.
 pub fn places(table: &Table, perturbations: &[String]) -> Vec<usize> {
     let place: HashMap<&String, usize> = table.targets.iter().zip(0..).collect();
     perturbations.iter().map(|name| place[name]).collect()
 }
 
-/// The table's perturbations in the given order; the table holds all of them.
+/// The table's perturbations in the given order.
+///
+/// # Panics
+/// As [`places`].
 pub fn view(table: &Table, perturbations: &[String], definitions: &Definitions) -> Vec<Genes> {
     places(table, perturbations).par_iter().map(|&target| Genes::of(table, target, definitions)).collect()
 }

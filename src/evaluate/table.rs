@@ -144,6 +144,12 @@ impl Column {
 }
 
 /// Writes a row per perturbation and a column per measure.
+///
+/// # Errors
+/// A file that cannot be written.
+///
+/// # Panics
+/// If a column has fewer values than there are perturbations.
 pub fn write_results(path: &Path, perturbations: &[String], columns: &[Column]) -> Result<()> {
     let values = |p: usize| columns.iter().map(|column| column.values[p]).collect();
     let rows = perturbations.iter().enumerate().map(|(p, name)| (name.as_str(), values(p)));
@@ -151,6 +157,9 @@ pub fn write_results(path: &Path, perturbations: &[String], columns: &[Column]) 
 }
 
 /// Writes count, null_count, mean, std, min, quartiles and max of every column.
+///
+/// # Errors
+/// A file that cannot be written.
 pub fn write_summary(path: &Path, columns: &[Column]) -> Result<()> {
     let summaries: Vec<Summary> = columns.iter().map(Column::summary).collect();
     type Statistic = (&'static str, fn(&Summary) -> Option<f64>);
@@ -170,6 +179,12 @@ pub fn write_summary(path: &Path, columns: &[Column]) -> Result<()> {
 }
 
 /// Writes a header, `corner` and the measures, and rows of a name and a value per measure; `None` is an empty field.
+///
+/// # Errors
+/// A file that cannot be written.
+///
+/// # Panics
+/// If a row has more or fewer values than there are measures.
 pub fn write<'a>(
     path: &Path,
     corner: &str,

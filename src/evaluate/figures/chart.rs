@@ -273,8 +273,12 @@ fn tick_text(x: f64) -> String {
 pub fn thousands(n: impl Into<i64>) -> String {
     let n = n.into();
     let digits = n.unsigned_abs().to_string();
-    let grouped: Vec<&str> =
-        digits.as_bytes().rchunks(3).rev().map(|c| std::str::from_utf8(c).expect("digits")).collect();
+    let grouped: Vec<&str> = digits
+        .as_bytes()
+        .rchunks(3)
+        .rev()
+        .map(|c| std::str::from_utf8(c).unwrap_or_else(|e| unreachable!("digits: {e}")))
+        .collect();
     format!("{}{}", if n < 0 { "-" } else { "" }, grouped.join(","))
 }
 
