@@ -42,7 +42,7 @@
 //! crates that they need. `default-features = false` also leaves out `parquet`, the reading of parquet files.
 
 #![deny(missing_docs)]
-#![warn(missing_debug_implementations)]
+#![warn(missing_debug_implementations, clippy::missing_panics_doc, clippy::missing_errors_doc)]
 // Some of what the floors below offer within the crate is for the program only.
 #![cfg_attr(not(feature = "cli"), allow(dead_code, unused_imports))]
 #![deny(rustdoc::broken_intra_doc_links, rustdoc::private_intra_doc_links, rustdoc::invalid_html_tags)]

@@ -112,10 +112,13 @@ impl Kernel {
     }
 }
 
-/// Times `steps` steps unwatched and as many watched, on made-up cells. Panics if there are none.
+/// Times `steps` steps unwatched and as many watched, on made-up cells.
 ///
 /// # Errors
 /// Sizes that cannot run, or do not fit in memory.
+///
+/// # Panics
+/// If `steps` is 0.
 pub fn profile(sizes: &Sizes, steps: u64, gpu: Option<&Gpu>) -> Result<Profile> {
     assert!(steps > 0, "profile: no steps");
     let ceilings = Ceilings::measure(gpu);

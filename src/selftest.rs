@@ -66,6 +66,10 @@ impl Check {
 /// Runs rows of the table on a device; one check per op and route, with its worst output. The check under the op's own name covers
 /// all its rows, computed as on any device; the checks of its Hopper routes cover the rows whose sizes these take, and are missing
 /// if there are none. `progress` is told of the rows, each by name before it is run.
+///
+/// # Errors
+/// [`Error::Stopped`] if `progress` is asked to stop; a device that fails, or on which a kernel writes past the end of a buffer:
+/// the message names the row.
 pub fn ops(gpu: &Gpu, rows: &[Case], progress: &Progress) -> Result<Vec<Check>> {
     let mut checks: Vec<Check> = Vec::new();
     let work = progress.begin("selftest", 0, rows.len() as u64, "rows");

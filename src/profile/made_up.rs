@@ -36,6 +36,9 @@ pub struct Sizes {
 }
 
 /// Parses a count of at least one, given as an option.
+///
+/// # Errors
+/// Text that is none.
 pub fn positive(text: &str) -> std::result::Result<usize, String> {
     let count: usize = text.parse().map_err(|_| "expected a whole number".to_string())?;
     if count == 0 { Err("expected at least 1".into()) } else { Ok(count) }
@@ -64,11 +67,17 @@ pub struct MadeUp {
 
 impl MadeUp {
     /// Draws first weights and cells. The process keeps the memory that it frees, as in training.
+    ///
+    /// # Errors
+    /// Sizes that cannot run, or do not fit in memory.
     pub fn new(sizes: &Sizes, gpu: Option<&Gpu>) -> Result<MadeUp> {
         MadeUp::made(sizes, gpu, true)
     }
 
     /// The same on the host, to predict only: nothing is kept for a backward pass.
+    ///
+    /// # Errors
+    /// As [`MadeUp::new`].
     pub fn to_predict(sizes: &Sizes) -> Result<MadeUp> {
         MadeUp::made(sizes, None, false)
     }
@@ -96,11 +105,20 @@ impl MadeUp {
     }
 
     /// Step k: losses, gradients, weights. Does not wait for the device.
+    ///
+    /// # Errors
+    /// As [`Learner::step`].
     pub fn step(&mut self, k: u64) -> Result<()> {
         self.learner.step(&self.examples, k, &Ranks::alone()).map(|_| ())
     }
 
     /// Times of so many steps.
+    ///
+    /// # Errors
+    /// As [`Learner::step`].
+    ///
+    /// # Panics
+    /// If there are none.
     pub fn times(&mut self, steps: u64) -> Result<Times> {
         let gpu = self.learner.params.gpu().cloned();
         Times::of_turns(steps, gpu.as_ref(), |k| self.step(k))

@@ -15,6 +15,12 @@ const WARM: u64 = 5;
 impl Times {
     /// Times of so many turns, numbered from 0 with those before the clock starts: on a device from the end of the previous turn to
     /// the end of this one. As in training, nobody waits in between, so that what the host does beside the device costs nothing.
+    ///
+    /// # Errors
+    /// The first of `turn`.
+    ///
+    /// # Panics
+    /// If there are none.
     pub fn of_turns(turns: u64, gpu: Option<&Gpu>, mut turn: impl FnMut(u64) -> Result<()>) -> Result<Times> {
         let warm = WARM.min(turns);
         (0..warm).try_for_each(&mut turn)?;
@@ -26,7 +32,10 @@ impl Times {
         Ok(Times::of(ends.windows(2).map(|pair| pair[0].until(&pair[1])).collect()))
     }
 
-    /// Panics without a turn.
+    /// Of turns that took so many seconds.
+    ///
+    /// # Panics
+    /// If there are none.
     pub fn of(mut seconds: Vec<f64>) -> Times {
         assert!(!seconds.is_empty(), "times: nothing was timed");
         seconds.sort_by(f64::total_cmp);
@@ -50,6 +59,6 @@ impl Times {
 
     /// The median turn.
     pub fn median(&self) -> f64 {
-        correlation::median(&mut self.0.clone()).expect("there is a turn")
+        correlation::median(&mut self.0.clone()).unwrap_or_else(|| unreachable!("there is a turn"))
     }
 }

@@ -204,6 +204,9 @@ pub fn wide(x: &[f32]) -> Vec<f64> {
 }
 
 /// |a - b| / |b|; NaN if either holds one.
+///
+/// # Panics
+/// If the lengths differ.
 pub fn error(a: &[f64], b: &[f64]) -> f64 {
     assert_eq!(a.len(), b.len(), "lengths");
     let norm = |x: &mut dyn Iterator<Item = f64>| x.map(|v| v * v).sum::<f64>().sqrt();

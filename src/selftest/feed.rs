@@ -24,6 +24,9 @@ const STEPS: u64 = 6;
 
 /// All steps are sent before the first is read. With `busy` the device has some milliseconds of products to do first, so that a
 /// page that is written too early would be seen. Cells that were sent and cells of the device's own copy must have the same bits.
+///
+/// # Errors
+/// No room on disk for the cells.
 pub fn check(gpu: &Gpu, busy: bool) -> Result<Check> {
     let dir = tempfile::tempdir().at(std::env::temp_dir())?;
     let data = shards(dir.path(), if busy { 6_000 } else { 150 })?;

@@ -138,6 +138,9 @@ fn relative(found: f32, truth: f32) -> f64 {
 }
 
 /// Compares the device with the CPU: checks, each with its worst error.
+///
+/// # Errors
+/// Steps that [`Config::validate`] refuses.
 pub fn beside_cpu(gpu: &Gpu, size: Size, steps: u64) -> Result<Vec<Check>> {
     let bounds = Bounds::of(gpu.real());
     let (mut host, mut device) = (Training::new(size, steps, None)?, Training::new(size, steps, Some(gpu))?);
@@ -168,6 +171,9 @@ pub fn beside_cpu(gpu: &Gpu, size: Size, steps: u64) -> Result<Vec<Check>> {
 }
 
 /// Training op by op and in pieces must give the same bits. `second`: the same device, opened again for work as in training.
+///
+/// # Errors
+/// As [`beside_cpu`]; a device that failed.
 pub fn in_pieces(gpu: &Gpu, second: &Gpu, size: Size, steps: u64) -> Result<Check> {
     let mut once = Training::new(size, steps, Some(gpu))?;
     let losses = once.train(steps);

@@ -14,6 +14,9 @@ const PIECES: usize = 4;
 
 /// The mean over one rank is what was there, to the bit, and so is its only part; `None` if this device cannot sum with others. The
 /// device must not be a guarded one: its work is recorded.
+///
+/// # Errors
+/// NCCL failed.
 pub fn check(gpu: &Gpu) -> Result<Option<Check>> {
     if gpu.can_join().is_err() {
         return Ok(None);
