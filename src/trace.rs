@@ -124,7 +124,9 @@ pub(crate) mod recorded {
     }
 
     /// Each range that was begun on this thread since the last call, with those around it: `gradients/decoder/matmul backward`.
-    /// Panics if one is still open.
+    ///
+    /// # Panics
+    /// If one is still open.
     pub fn paths() -> Vec<String> {
         SEEN.with_borrow_mut(|(open, begun)| {
             assert!(open.is_empty(), "still open: {open:?}");

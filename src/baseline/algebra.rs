@@ -28,6 +28,9 @@ impl Matrix {
     }
 
     /// Row `i`.
+    ///
+    /// # Panics
+    /// If there is no such row.
     pub fn row(&self, i: usize) -> &[f64] {
         &self.data[i * self.cols..(i + 1) * self.cols]
     }
@@ -137,6 +140,9 @@ fn rotate(a: &mut Matrix, vectors: &mut Matrix, p: usize, q: usize) {
 
 /// The `count` largest eigenpairs of a symmetric positive semi-definite matrix, as returned by [`eigen`]: subspace iteration
 /// with Rayleigh-Ritz, from a fixed random start. Each vector's largest entry is positive.
+///
+/// # Panics
+/// If it is not square.
 pub fn top_eigen(symmetric: &Matrix, count: usize) -> (Vec<f64>, Matrix) {
     let n = symmetric.rows;
     let count = count.min(n);

@@ -27,11 +27,17 @@ impl Draws {
     }
 
     /// 95 % of a column's means lie within. NaN if no draw has a mean, or only one perturbation has a value.
+    ///
+    /// # Panics
+    /// If the column has values of fewer perturbations.
     pub fn interval(&self, column: &Column) -> [f64; 2] {
         self.percentiles(&[column], |chosen| column.over(chosen, self.quirks))
     }
 
     /// The same for the difference `a - b` of two predictions' columns.
+    ///
+    /// # Panics
+    /// As [`Draws::interval`].
     pub fn difference(&self, a: &Column, b: &Column) -> [f64; 2] {
         self.percentiles(&[a, b], |chosen| a.over(chosen, self.quirks) - b.over(chosen, self.quirks))
     }

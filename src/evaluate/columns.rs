@@ -79,6 +79,9 @@ impl<'a> Columns<'a> {
     }
 
     /// The non-zeros of gene `i` of the block: places (indices into the groups' cells, rising) and values.
+    ///
+    /// # Panics
+    /// If there is no such gene.
     pub fn gene(&self, i: usize) -> &[(u32, f32)] {
         &self.stored[self.spans[i].clone()]
     }

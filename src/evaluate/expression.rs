@@ -24,6 +24,9 @@ pub fn mae(real: &[f32], pred: &[f32]) -> f64 {
 }
 
 /// Share of the variance over genes that the prediction explains. NaN if the measured profile is constant.
+///
+/// # Panics
+/// As [`mse`].
 pub fn r2(real: &[f32], pred: &[f32]) -> f64 {
     let mean = real.iter().map(|&r| f64::from(r)).sum::<f64>() / real.len() as f64;
     let total: f64 = real.iter().map(|&r| (f64::from(r) - mean).powi(2)).sum();

@@ -98,6 +98,9 @@ impl<'a> Seen<'a> {
     }
 
     /// Size of a perturbation's real effect.
+    ///
+    /// # Panics
+    /// If there is no such perturbation.
     pub fn size(&self, p: usize) -> Option<f64> {
         match self.effect? {
             Effect::Significant => self.overlaps.as_ref().map(|o| (o[p].real + o[p].both) as f64),
@@ -106,6 +109,9 @@ impl<'a> Seen<'a> {
     }
 
     /// The significant genes of a perturbation, if there is differential expression: real and pred.
+    ///
+    /// # Panics
+    /// If there is no such perturbation.
     pub fn tables(&self, p: usize) -> Option<[Genes; 2]> {
         let ([real, pred], places) = (self.board.report.tables.as_ref()?, self.places.as_ref()?);
         let definitions = self.board.report.settings.rules.definitions();
@@ -132,6 +138,9 @@ impl<'a> Seen<'a> {
     }
 
     /// The part of the page's address that chooses a perturbation.
+    ///
+    /// # Panics
+    /// If there is no such perturbation.
     pub fn address(&self, p: usize) -> String {
         let name = encoded(&self.board.report.perturbations[p]);
         let of =
@@ -193,6 +202,9 @@ pub fn write(dir: &Path, boards: &[Board]) -> Result<usize> {
 }
 
 /// Scatter, real and predicted volcano of a perturbation, each with at most `most` genes drawn.
+///
+/// # Panics
+/// If there is no such perturbation.
 pub fn details(seen: &Seen, p: usize, most: usize) -> [Option<Svg>; 3] {
     let shown = Shown::of(seen, p, most);
     let name = &seen.board.report.perturbations[p];

@@ -62,6 +62,9 @@ impl Counted {
     }
 
     /// Two-sided p of `u`, a whole number, the larger of the two U.
+    ///
+    /// # Panics
+    /// If it is not the larger, or there is no such U.
     pub fn p(&self, u: f64) -> f64 {
         (2.0 * self.lower[self.product - u as usize]).min(1.0)
     }

@@ -98,6 +98,9 @@ impl Scores {
 }
 
 /// What the means of measure `i` leave out: said once if it is the same for all columns.
+///
+/// # Panics
+/// If a column has no such measure.
 pub fn left_out(columns: &[Scores], i: usize) -> String {
     let gap = |column: &Scores| {
         let Gaps { null, nan } = column.scores[i].gaps;

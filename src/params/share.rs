@@ -57,6 +57,9 @@ impl Share {
     }
 
     /// The same rank's share of `len` other numbers, in one piece.
+    ///
+    /// # Panics
+    /// If they cannot be shared evenly.
     pub fn of(&self, len: usize) -> Share {
         Share::new(once(0..len).collect(), self.rank, self.ranks)
     }
@@ -77,6 +80,9 @@ impl Share {
     }
 
     /// This rank's part of a piece.
+    ///
+    /// # Panics
+    /// If it cannot be shared evenly.
     pub fn part(&self, piece: &Range<usize>) -> Range<usize> {
         let own = part_of(piece.len(), self.rank, self.ranks);
         piece.start + own.start..piece.start + own.end

@@ -71,6 +71,9 @@ pub fn kinds([real, pred]: &[Genes; 2]) -> Vec<Kind> {
 impl<'a> Shown<'a> {
     /// The genes of perturbation `p`, at most `most` of them drawn: significant ones, the largest change first, and every n-th of
     /// the others.
+    ///
+    /// # Panics
+    /// If there is no such perturbation.
     pub fn of(seen: &Seen<'a>, p: usize, most: usize) -> Shown<'a> {
         let report = &seen.board.report;
         let tables = seen.tables(p);
