@@ -94,6 +94,9 @@ impl Batch {
     }
 
     /// The same, reusing the memory of a batch of the same data that is no longer needed. The step's first set is the first here.
+    ///
+    /// # Panics
+    /// As [`Batch::of`].
     pub fn refill(&mut self, data: &Data, step: u64, sets: &[SetOfCells], carry: Carry) {
         let controls = sets.iter().flat_map(|set| &set.controls);
         self.numbers.clear();
@@ -188,7 +191,10 @@ impl Loader {
         Ok(Loader { shelf, workers })
     }
 
-    /// The batch of the next step; waits until it is ready. Resumes a worker's panic.
+    /// The batch of the next step; waits until it is ready.
+    ///
+    /// # Panics
+    /// If a worker panicked, whose panic it resumes.
     #[expect(clippy::should_implement_trait, reason = "batches never end")]
     pub fn next(&mut self) -> Batch {
         let mut state = self.shelf.lock();

@@ -58,6 +58,9 @@ impl Column {
     }
 
     /// The measure's mean over the perturbations `chosen` (with repeats), or its one value for them; NaN if nothing is defined.
+    ///
+    /// # Panics
+    /// If one of them does not exist.
     pub fn over(&self, chosen: &[u32], quirks: bool) -> f64 {
         if let Some(whole) = &self.whole {
             return whole.over(chosen.iter().map(|&p| p as usize), quirks);

@@ -96,6 +96,9 @@ impl Feed {
     }
 
     /// The batch as dense tensors, with the mean effects if the start is shifted by them.
+    ///
+    /// # Panics
+    /// If it is a batch of other data, or carries less than [`Feed::carry`] says.
     pub fn examples(&mut self, batch: &Batch, effects: &Effects) -> Examples {
         let (b, n, g) = (batch.sets, batch.cells, batch.genes);
         let cells = match &mut self.source {
