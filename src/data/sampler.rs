@@ -68,7 +68,8 @@ impl Sampler {
     /// A sampler over the given groups.
     ///
     /// # Errors
-    /// Empty sets, weights that are not numbers, groups that the data does not have, and groups none of which can be used.
+    /// Empty sets, more cells than a batch can hold, an `alpha` that is not from 0 to 1, groups that the data does not have, and
+    /// groups none of which can be used.
     pub fn new(data: &Data, groups: &[u32], settings: DataConfig, seed: u64) -> Result<Sampler> {
         check(data, &settings)?;
         data.check_groups(groups)?;

@@ -29,7 +29,7 @@ impl Draws {
     /// 95 % of a column's means lie within. NaN if no draw has a mean, or only one perturbation has a value.
     ///
     /// # Panics
-    /// If the column has values of fewer perturbations.
+    /// If the column has fewer values than these draws have perturbations.
     pub fn interval(&self, column: &Column) -> [f64; 2] {
         self.percentiles(&[column], |chosen| column.over(chosen, self.quirks))
     }

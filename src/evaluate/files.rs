@@ -115,7 +115,8 @@ impl Sample {
     /// The cells of an h5ad; `perturbation` and `cell_type` are columns of its obs.
     ///
     /// # Errors
-    /// A file or column that cannot be read or that it lacks, values of unit [`Unit::Scaled`], and mean effects.
+    /// A file, X or column that is not there or cannot be read, more than memory holds, logarithms to another base than e, values of
+    /// unit [`Unit::Scaled`], and mean effects.
     pub fn read(path: &Path, perturbation: &str, cell_type: Option<&str>) -> Result<Sample> {
         Opened::open(path, perturbation, cell_type)?.read()
     }
@@ -233,8 +234,11 @@ pub fn fingerprints(files: &Files) -> Result<Value> {
     Ok(json!({ "real": real?, "pred": pred? }))
 }
 
-/// A file's X as it is stored: dense stays dense, for the sake of memory and of the median of its totals. Errors: also
-/// logarithms to another base than e, if the file states one and the cells' totals do not prove otherwise.
+/// A file's X as it is stored: dense stays dense, for the sake of memory and of the median of its totals.
+///
+/// # Errors
+/// X cannot be read or is more than memory holds; logarithms to another base than e, if the file states one and the cells' totals
+/// do not prove otherwise.
 fn read(file: H5ad, labels: Labels) -> Result<Side> {
     let (cells, genes) = file.shape();
     let x = if file.storage().starts_with("dense") {

@@ -125,7 +125,7 @@ impl<R: Rows> Population<R> {
     /// Appends measured cells of `data` in this population's unit.
     ///
     /// # Errors
-    /// Counts are asked for, but the data are logs; genes that are not this population's; a file that cannot be written.
+    /// Counts are asked for, but the data are logs; a gene beyond this population's; a file that cannot be written.
     ///
     /// # Panics
     /// If one of the cells does not exist.
