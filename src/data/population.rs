@@ -14,7 +14,7 @@ use rayon::prelude::*;
 use crate::data::h5ad::{self, Cells, Column, Extra, Frame, Growing, Labels, Writer, X, make_unique};
 use crate::data::normalise::LogValues;
 use crate::data::shard::{Columns, Data, Manifest, Row};
-use crate::error::{Error, Result};
+use crate::error::Result;
 
 pub use measured::{Beside, measured, other_controls, push_controls, push_groups, write_measured};
 pub use rows::Rows;
