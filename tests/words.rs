@@ -25,7 +25,7 @@ const REFUSALS: [&str; 5] =
     ["Error::setting(", "memory::check(", "check_memory(", "check_some(data,", "few_enough("];
 
 /// Where that argument is no literal: the file, and the fields that it may be.
-const CHOSEN: [(&str, &[&str]); 18] = [
+const CHOSEN: [(&str, &[&str]); 19] = [
     // Variables of launchers.
     ("collective/launch.rs", &["RANK"]),
     // Paths of files that are too large.
@@ -43,6 +43,7 @@ const CHOSEN: [(&str, &[&str]); 18] = [
     ("train/prepared.rs", &[]),
     // One of several, or some of them.
     ("config/load.rs", &["preset", "set", "train.steps"]),
+    ("config/presets.rs", &["preset", "recipe"]),
     ("data/preprocess.rs", &["perturbation", "cell_type", "batch"]),
     ("data/preprocess/filter.rs", &FILTERS),
     ("data/sampler.rs", &["data.sets", "data.cells"]),

@@ -55,16 +55,17 @@ mod tests {
             gpu.map_or(Tensor::zeros(&[2]), |gpu| Tensor::zeros(&[2]).to_gpu(gpu, "x", Real::F32))
         };
         let (one, other) = (Gpu::dry(Real::F32), Gpu::dry(Real::F32));
+        let name = one.name();
         for (first, second, told) in [
-            (None, Some(&one), "on no device is on no device, but is needed on the host, beside"),
-            (Some(&one), None, "is on the host, but is needed on no device, beside"),
-            (Some(&one), Some(&other), "is on another no device than is needed"),
+            (None, Some(&one), format!("on {name} is on {name}, but is needed on the host, beside")),
+            (Some(&one), None, format!("is on the host, but is needed on {name}, beside")),
+            (Some(&one), Some(&other), format!("on {name} is on another {name} than is needed")),
         ] {
             let (first, second) = (on(first), on(second));
             let of = || agree("op", &[(&first, &[2])], &[(&second, &[2])]).is_some();
-            let stopped = std::panic::catch_unwind(std::panic::AssertUnwindSafe(of)).expect_err(told);
+            let stopped = std::panic::catch_unwind(std::panic::AssertUnwindSafe(of)).expect_err(&told);
             let words = stopped.downcast_ref::<String>().expect("words");
-            assert!(words.starts_with("op: Tensor[2] ") && words.contains(told), "{words}");
+            assert!(words.starts_with("op: Tensor[2] ") && words.contains(&told), "{words}");
         }
         assert!(agree("op", &[(&on(Some(&one)), &[2])], &[(&on(Some(&one)), &[2])]).is_some());
     }
