@@ -16,10 +16,10 @@ pub(super) struct SourceArgs {
     /// h5ad files, 10x .h5 files or mtx folders, Tahoe's parquet shards or a folder of them; genes are matched by name
     #[arg(value_name = "IN.h5ad", required = true)]
     inputs: Vec<PathBuf>,
-    /// Table of labels: .csv or .tsv with a header (.gz or not), or .parquet. Cells are matched by name: by the column named like
-    /// the index of obs (10x: barcode), else pandas' index (.parquet), else the first column. If several input files share a name,
-    /// the table has it with the number of the file appended, from 0 (AAAC-1-0, AAAC-1-1). Columns of the table take precedence
-    /// over those of obs
+    /// Table of labels: .csv or .tsv with a header (.gz or not; R's write.table too), or .parquet. Cells are matched by name: by
+    /// the column named like the index of obs (10x: barcode), else pandas' index (.parquet), else the first column. If several
+    /// input files share a name, the table has it with the number of the file appended, from 0 (AAAC-1-0, AAAC-1-1). Columns of the
+    /// table take precedence over those of obs
     #[arg(long, help_heading = READING, value_name = "FILE")]
     labels: Option<PathBuf>,
     /// Align the genes of several files by this column of var, such as gene_ids, instead of by name

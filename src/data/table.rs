@@ -2,7 +2,8 @@
 //!
 //! Tabs separate the columns in a `.tsv` or `.txt`, commas in all others; a field may be in double quotes. The file may be packed
 //! with gzip, under any name, and begin with a byte order mark. The first line names the columns, of which no two may be called
-//! alike. Blanks around a name or a field do not count, nor do empty lines; all other lines have as many fields as the first.
+//! alike. Blanks around a name or a field do not count, nor do empty lines; all other lines have as many fields as the first, or
+//! all one more: R's `write.table` gives names of rows without a name for their column.
 
 use std::io::{BufRead, Chain, Read};
 use std::path::{Path, PathBuf};
@@ -19,6 +20,8 @@ pub(crate) struct Table {
     header: Vec<String>,
     rows: csv::Reader<Chain<Box<dyn BufRead>, &'static [u8]>>,
     record: csv::StringRecord,
+    /// Whether `record` is the first row, and nobody has had it yet.
+    is_ahead: bool,
 }
 
 /// A line of a table below the first.
@@ -33,7 +36,7 @@ impl Table {
     /// Opens a table whose name says what separates its columns. Without any line there are no columns.
     ///
     /// # Errors
-    /// A file that cannot be read, or whose first line is not UTF-8; two columns of one name.
+    /// A file that cannot be read, or whose first two lines are not UTF-8; two columns of one name.
     pub fn open(path: &Path) -> Result<Table> {
         Table::separated(path, if has_tabs(path) { b'\t' } else { b',' })?.unlike()
     }
@@ -48,9 +51,14 @@ impl Table {
             .has_headers(false)
             .from_reader(gzip::open(path)?.chain(END));
         let path = path.to_path_buf();
-        let mut table = Table { path, header: Vec::new(), rows, record: csv::StringRecord::new() };
+        let (header, record) = (Vec::new(), csv::StringRecord::new());
+        let mut table = Table { path, header, rows, record, is_ahead: false };
         if table.read()? {
             table.header = table.record.iter().map(|name| name.trim().to_string()).collect();
+            table.is_ahead = table.read()?;
+            if table.is_ahead && table.record.len() == table.header.len() + 1 {
+                table.header.insert(0, String::new());
+            }
         }
         Ok(table)
     }
@@ -71,10 +79,10 @@ impl Table {
     /// # Errors
     /// It has more or fewer fields than there are columns, is not UTF-8 or cannot be read.
     pub fn next(&mut self) -> Result<Option<Row<'_>>> {
-        if !self.read()? {
+        if !std::mem::take(&mut self.is_ahead) && !self.read()? {
             return Ok(None);
         }
-        let Table { path, header, rows, record } = self;
+        let Table { path, header, rows, record, .. } = self;
         let row = Row { path, record, next: rows.position().line() };
         match record.len() == header.len() {
             true => Ok(Some(row)),
@@ -195,6 +203,17 @@ mod tests {
             assert_eq!(read(name, &packed), Ok(found.clone()));
         }
         assert_eq!(read("t.csv", b"\n\n"), Ok(rows(&[(1, &[])])));
+    }
+
+    #[test]
+    fn names_of_rows_need_no_name() {
+        let found =
+            rows(&[(1, &["", "gene", "line"]), (2, &["AAAC-1", "MYC", "T"]), (3, &["AAAG-1", "", "B"])]);
+        assert_eq!(read("t.csv", b"gene,line\nAAAC-1,MYC,T\nAAAG-1,,B\n"), Ok(found));
+        let told = read("t.csv", b"gene,line\nAAAC-1,MYC,T\nMYC,T\n").expect_err("fewer");
+        assert_eq!(told, "table: is not a table of text: line 3 has 2 fields, but the first names 3 columns");
+        // Only if all rows have them.
+        assert!(read("t.csv", b"gene,line\nMYC,T\nAAAC-1,MYC,T\n").is_err());
     }
 
     #[test]

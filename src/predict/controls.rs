@@ -85,7 +85,10 @@ impl Labelled {
         let found = labels::labels(column, std::slice::from_ref(&self.file), self.given());
         found.map(|mut one| one.remove(0)).map_err(|error| match (self.has(column), &self.table) {
             (false, None) => error.followed_by("; a table may give the labels, with `labels`"),
-            _ => error,
+            (false, Some((table, _))) => {
+                error.followed_by(&format!("; {} does not have it either", table.display()))
+            }
+            (true, _) => error,
         })
     }
 
