@@ -5,7 +5,7 @@ pub mod controls;
 pub mod counts;
 pub mod effects;
 pub mod features;
-mod gzip;
+pub(crate) mod gzip;
 pub mod h5ad;
 mod in_order;
 pub(crate) mod labels;

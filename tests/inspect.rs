@@ -96,12 +96,17 @@ fn a_damaged_shard_and_a_file_of_another_kind_are_refused() {
     file.write(&path).expect("written");
     let said = String::from_utf8_lossy(&inspect(&path).stderr).into_owned();
     assert!(said.contains("\"MuData\", not an h5ad file; write the modality"), "{said}");
-    for name in ["some.bin", "some.csv"] {
+    let other = "is not text, and not a .h5ad";
+    for (name, bytes, words) in [
+        ("some.bin", [0xff, 0xfe, 0x00], other),
+        ("some.csv", [0xff, 0xfe, 0x00], other),
+        ("cells.h5ad.gz", [0x1f, 0x8b, 0x08], "is packed with gzip; unpack it first"),
+    ] {
         let path = dir.path().join(name);
-        std::fs::write(&path, [0xff, 0xfe, 0x00]).expect("written");
+        std::fs::write(&path, bytes).expect("written");
         let output = inspect(&path);
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert!(output.status.code() == Some(1) && said.contains("is not text, and not a .h5ad"), "{said}");
+        assert!(output.status.code() == Some(1) && said.contains(words), "{said}");
     }
 }
 

@@ -12,7 +12,7 @@ use crate::error::{At, Result};
 const GZIP: [u8; 2] = [0x1f, 0x8b];
 
 /// Whether a file is packed; false too for one that cannot be read.
-pub(super) fn is_packed(path: &Path) -> bool {
+pub(crate) fn is_packed(path: &Path) -> bool {
     let mut start = [0; GZIP.len()];
     File::open(path).is_ok_and(|mut file| file.read_exact(&mut start).is_ok() && start == GZIP)
 }

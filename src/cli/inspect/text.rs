@@ -6,6 +6,7 @@ use std::path::Path;
 use serde_json::{Map, Value, json};
 use toml::Table;
 
+use crate::data::gzip::is_packed;
 use crate::error::{At, Error, Result};
 
 /// How many lines of a file are shown.
@@ -60,7 +61,10 @@ fn read(path: &Path) -> Result<String> {
 }
 
 fn not_text(path: &Path) -> Error {
-    Error::format(path, format!("is not text, and {KNOWN}"))
+    match is_packed(path) {
+        true => Error::format(path, "is packed with gzip; unpack it first, e.g. with gunzip"),
+        false => Error::format(path, format!("is not text, and {KNOWN}")),
+    }
 }
 
 /// Row by row: a table of differential expression has millions.
