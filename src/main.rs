@@ -17,7 +17,7 @@ fn main() -> ExitCode {
     match cli::run(Cli::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {}", words::told(&error));
+            words::say(format_args!("error: {}", words::told(&error)));
             // 2: the command line was wrong; 1: the work failed.
             ExitCode::from(if matches!(error, Error::Setting { .. }) { 2 } else { 1 })
         }
@@ -30,7 +30,7 @@ fn fail_with_the_output() {
     panic::set_hook(Box::new(move |told| {
         let what = told.payload().downcast_ref::<String>().map_or("", String::as_str);
         if what.starts_with("failed printing to stdout") {
-            eprintln!("error: {what}");
+            words::say(format_args!("error: {what}"));
             process::exit(1);
         }
         other(told);

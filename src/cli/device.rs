@@ -2,6 +2,7 @@
 
 use std::str::FromStr;
 
+use super::words;
 use crate::collective::Launch;
 use crate::error::{Error, Result};
 use crate::gpu::{Gpu, Real};
@@ -56,7 +57,7 @@ impl Choice {
             Device::Auto => match Gpu::open(0, real) {
                 Ok(gpu) => Ok(Some(gpu)),
                 Err(Error::Device(why)) => {
-                    eprintln!("note: computing on the CPU: {why}");
+                    words::note(format_args!("computing on the CPU: {why}"));
                     Ok(None)
                 }
                 Err(other) => Err(other),
@@ -135,10 +136,10 @@ impl Choice {
 fn own(local: usize, visible: usize) -> usize {
     let index = local % visible;
     if local >= visible && visible > 1 {
-        eprintln!(
-            "note: process {local} of this machine sees {visible} GPUs and uses number {index}; if other processes see the same \
+        words::note(format_args!(
+            "process {local} of this machine sees {visible} GPUs and uses number {index}; if other processes see the same \
              GPUs, start one process per GPU"
-        );
+        ));
     }
     index
 }

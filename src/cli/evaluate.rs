@@ -147,7 +147,11 @@ pub fn run(args: Args) -> Result<()> {
     notes(&boards).iter().for_each(words::note);
     let left = earlier(&args.out, &written)?;
     if !left.is_empty() {
-        eprintln!("note: {} also contains results of an earlier run: {}", args.out.display(), some_of(&left));
+        words::note(format_args!(
+            "{} also contains results of an earlier run: {}",
+            args.out.display(),
+            some_of(&left)
+        ));
     }
     match args.json {
         true => println!("{}", combined_json(&boards, sources)),
@@ -187,20 +191,20 @@ fn check(args: &Args) -> Result<[String; 2]> {
     let real = H5ad::open_columns(&args.real, &[], "X")?;
     if real.told("observe").is_some() {
         let real = args.real.display();
-        eprintln!("note: {real} is marked as a prediction: are --real and --pred swapped?");
+        words::note(format_args!("{real} is marked as a prediction: are --real and --pred swapped?"));
     }
     let pred = H5ad::open_columns(&args.pred, &[], "X")?;
     if let Some(warning) = pred.told(WARNING) {
-        eprintln!("warning: {}: {warning}", args.pred.display());
+        words::warning(format_args!("{}: {warning}", args.pred.display()));
     }
     for file in [&real, &pred] {
         check_unit(file)?;
         if args.rules == Rules::CellEval066 && file.storage().ends_with("f64") {
-            eprintln!(
-                "note: {}: X is float64 and is read as float32: values that cell-eval distinguishes may tie here, which moves \
+            words::note(format_args!(
+                "{}: X is float64 and is read as float32: values that cell-eval distinguishes may tie here, which moves \
                  their p-values",
                 file.path().display()
-            );
+            ));
         }
     }
     labels(args, &real, &pred)

@@ -140,11 +140,11 @@ pub fn run(args: Args) -> Result<()> {
     report.warnings.iter().for_each(words::warning);
     report.notes.iter().for_each(words::note);
     if !report.missing_genes.is_empty() {
-        eprintln!(
-            "note: genes of the model that are missing and taken as zero: {} ({})",
+        words::note(format_args!(
+            "genes of the model that are missing and taken as zero: {} ({})",
             report.missing_genes.len(),
             some_of(&report.missing_genes)
-        );
+        ));
     }
     let by = report.by();
     let Report { out, effects_out, real_out, populations, cells, control_cells, measured_cells, .. } = report;

@@ -137,7 +137,10 @@ pub fn run(args: Args) -> Result<()> {
     signal::tell("stopped; the same command continues what was begun")?;
     let Some(summary) = preprocess_parts(&settings, &parts, &Progress::terminal())? else { return Ok(()) };
     if summary.contents.perturbations < 2 {
-        eprintln!("note: all cells are controls ({:?}): nothing can be trained on them", settings.control);
+        words::note(format_args!(
+            "all cells are controls ({:?}): nothing can be trained on them",
+            settings.control
+        ));
     }
     if json {
         words::print_json(&summary);

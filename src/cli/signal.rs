@@ -20,7 +20,7 @@ pub fn stop(progress: &Progress, what: &'static str) -> Result<()> {
         None => {
             progress.stop();
             first = Some(Instant::now());
-            eprintln!("stopping {what}; press Ctrl-C again to stop at once");
+            words::say(format_args!("stopping {what}; press Ctrl-C again to stop at once"));
         }
         Some(first) if first.elapsed() < ONE_WISH => {}
         Some(_) => exit(INTERRUPTED),
@@ -30,7 +30,7 @@ pub fn stop(progress: &Progress, what: &'static str) -> Result<()> {
 /// Ends the program if the work was stopped: it says what it left, but a signal has ended it.
 pub fn ended<T>(work: Result<T>) -> Result<T> {
     if let Err(Error::Stopped(what)) = &work {
-        eprintln!("{}", words::in_options(what));
+        words::say(words::in_options(what));
         exit(INTERRUPTED);
     }
     work
@@ -39,7 +39,7 @@ pub fn ended<T>(work: Result<T>) -> Result<T> {
 /// Ends the program on a signal, after printing `what`.
 pub fn tell(what: &'static str) -> Result<()> {
     handle(move || {
-        eprintln!("{what}");
+        words::say(what);
         exit(INTERRUPTED);
     })
 }

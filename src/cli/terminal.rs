@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use super::words::in_options;
+use super::words::{self, in_options};
 use crate::lock::lock;
 use crate::progress::{Event, Progress};
 
@@ -17,7 +17,7 @@ impl Progress {
     /// Stderr: a line for what is worth knowing, and how far the work has come: in a progress bar or, where stderr is no terminal but
     /// a job's log, in a line every half minute.
     pub fn terminal() -> Progress {
-        Progress::lines(std::io::stderr().is_terminal(), EVERY, |line| eprintln!("{line}"))
+        Progress::lines(std::io::stderr().is_terminal(), EVERY, |line| words::say(line))
     }
 
     fn lines(bars: bool, every: Duration, write: impl Fn(&str) + Send + Sync + 'static) -> Progress {

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{device, settings, signal};
+use super::{device, settings, signal, words};
 use crate::checkpoint::{Best, Checkpoint, Described};
 use crate::collective::Launch;
 use crate::config::{Config, LARGEST_NUMBER};
@@ -99,7 +99,7 @@ pub fn run(args: Args) -> Result<()> {
     let begin = begin(&args)?;
     let launch = Launch::find(&|name| std::env::var(name).ok())?;
     if let Some(launch) = &launch {
-        eprintln!("note: rank {} of {} (started by {})", launch.rank, launch.ranks, launch.by);
+        words::note(format_args!("rank {} of {} (started by {})", launch.rank, launch.ranks, launch.by));
     }
     let place = args.device.place(args.gpus, launch)?;
     let progress = Progress::terminal();
@@ -123,7 +123,9 @@ pub fn run(args: Args) -> Result<()> {
 fn print(out: &Path, outcome: &Outcome) {
     let &Outcome { step, finished, best, loss, cells_per_second, weights, unmatched } = outcome;
     if unmatched > 0 {
-        eprintln!("note: {unmatched} groups were not used: their cell type has no control cells in the data");
+        words::note(format_args!(
+            "{unmatched} groups were not used: their cell type has no control cells in the data"
+        ));
     }
     let state = if finished { "trained" } else { "not finished" };
     match loss {

@@ -5,6 +5,7 @@
 //! goes through here, so that its user reads of the options that he can give.
 
 use std::fmt::Display;
+use std::io::Write;
 
 use serde::Serialize;
 
@@ -121,14 +122,20 @@ pub fn told(error: &Error) -> String {
     format!("{fields}: {}", in_options(what))
 }
 
+/// Writes a line to stderr in one piece: several ranks may share it, and each line stays whole.
+pub fn say(line: impl Display) {
+    // Who has closed it wants to hear nothing.
+    let _ = std::io::stderr().write_all(format!("{line}\n").as_bytes());
+}
+
 /// Tells on stderr what the library notes.
 pub fn note(what: impl Display) {
-    eprintln!("note: {}", in_options(&what.to_string()));
+    say(format_args!("note: {}", in_options(&what.to_string())));
 }
 
 /// Tells on stderr what the library warns of.
 pub fn warning(what: impl Display) {
-    eprintln!("warning: {}", in_options(&what.to_string()));
+    say(format_args!("warning: {}", in_options(&what.to_string())));
 }
 
 /// Prints what the library reports, notes among it, as a line of JSON.

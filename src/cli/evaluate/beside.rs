@@ -50,10 +50,10 @@ fn as_predicted(files: &Files) -> Result<Observe> {
         return Ok(Observe::None);
     };
     if observe == Observe::Poisson {
-        eprintln!(
-            "note: counts are drawn around the baselines' means, as they were for {}",
+        words::note(format_args!(
+            "counts are drawn around the baselines' means, as they were for {}",
             files.pred.display()
-        );
+        ));
     }
     Ok(observe)
 }
