@@ -49,7 +49,7 @@ impl Table {
     }
 
     fn of_text(path: &Path) -> Result<Table> {
-        let file = table::Table::open(path)?;
+        let file = table::Table::open(path)?.with_row_names()?;
         let header = file.header().to_vec();
         if header.len() < 2 {
             let what = format!(

@@ -2,8 +2,8 @@
 //!
 //! Tabs separate the columns in a `.tsv` or `.txt`, commas in all others; a field may be in double quotes. The file may be packed
 //! with gzip, under any name, and begin with a byte order mark. The first line names the columns, of which no two may be called
-//! alike. Blanks around a name or a field do not count, nor do empty lines; all other lines have as many fields as the first, or
-//! all one more: R's `write.table` gives names of rows without a name for their column.
+//! alike. Blanks around a name or a field do not count, nor do empty lines; all other lines have as many fields as the first (but
+//! see [`Table::with_row_names`]).
 
 use std::io::{BufRead, Chain, Read};
 use std::path::{Path, PathBuf};
@@ -36,7 +36,7 @@ impl Table {
     /// Opens a table whose name says what separates its columns. Without any line there are no columns.
     ///
     /// # Errors
-    /// A file that cannot be read, or whose first two lines are not UTF-8; two columns of one name.
+    /// A file that cannot be read, or whose first line is not UTF-8; two columns of one name.
     pub fn open(path: &Path) -> Result<Table> {
         Table::separated(path, if has_tabs(path) { b'\t' } else { b',' })?.unlike()
     }
@@ -55,12 +55,22 @@ impl Table {
         let mut table = Table { path, header, rows, record, is_ahead: false };
         if table.read()? {
             table.header = table.record.iter().map(|name| name.trim().to_string()).collect();
-            table.is_ahead = table.read()?;
-            if table.is_ahead && table.record.len() == table.header.len() + 1 {
-                table.header.insert(0, String::new());
-            }
         }
         Ok(table)
+    }
+
+    /// The same, but all rows may have one field more than the first line, as R's `write.table` writes names of rows: then the
+    /// first column is theirs, and has no name. A comma at the end of a row makes no such field.
+    ///
+    /// # Errors
+    /// The first row cannot be read.
+    pub fn with_row_names(mut self) -> Result<Table> {
+        self.is_ahead = self.read()?;
+        let ends = self.record.iter().next_back().is_some_and(|last| !last.trim().is_empty());
+        if self.is_ahead && ends && self.record.len() == self.header.len() + 1 {
+            self.header.insert(0, String::new());
+        }
+        Ok(self)
     }
 
     /// Refuses columns of one name.
@@ -206,14 +216,28 @@ mod tests {
     }
 
     #[test]
-    fn names_of_rows_need_no_name() {
+    fn names_of_rows_need_no_name_where_they_are_asked_for() {
+        let named = |text: &str| {
+            let file = tempfile::Builder::new().suffix(".csv").tempfile().expect("a file");
+            std::fs::write(file.path(), text).expect("written");
+            let mut table = Table::open(file.path())?.with_row_names()?;
+            let mut rows = vec![(1, table.header().to_vec())];
+            while let Some(row) = table.next()? {
+                rows.push((row.line(), row.iter().map(String::from).collect()));
+            }
+            Ok::<_, Error>(rows)
+        };
         let found =
             rows(&[(1, &["", "gene", "line"]), (2, &["AAAC-1", "MYC", "T"]), (3, &["AAAG-1", "", "B"])]);
-        assert_eq!(read("t.csv", b"gene,line\nAAAC-1,MYC,T\nAAAG-1,,B\n"), Ok(found));
-        let told = read("t.csv", b"gene,line\nAAAC-1,MYC,T\nMYC,T\n").expect_err("fewer");
-        assert_eq!(told, "table: is not a table of text: line 3 has 2 fields, but the first names 3 columns");
-        // Only if all rows have them.
-        assert!(read("t.csv", b"gene,line\nMYC,T\nAAAC-1,MYC,T\n").is_err());
+        let text = "gene,line\nAAAC-1,MYC,T\nAAAG-1,,B\n";
+        assert_eq!(named(text).expect("a table"), found);
+        assert!(read("t.csv", text.as_bytes()).is_err(), "nobody asked");
+        assert_eq!(named("a,b\n1,2\n").expect("a table"), rows(&[(1, &["a", "b"]), (2, &["1", "2"])]));
+        // Only some rows have them, or none: a comma ends each.
+        for text in ["a,b\nx,1,2\n1,2\n", "a,b\n1,2\nx,1,2\n", "a,b\n1,2,\n3,4,\n"] {
+            let told = named(text).expect_err("refused").to_string();
+            assert!(told.contains("is not a table of text: line "), "{told}");
+        }
     }
 
     #[test]
