@@ -139,7 +139,7 @@ impl Source {
         let Settings { out, effects_out, runs, features, .. } = settings;
         let (inputs, more) = match self {
             Source::Data { data, split, real_controls, .. } => ([data, split], real_controls.as_ref()),
-            Source::File { controls, request } => ([&controls.path, request], None),
+            Source::File { controls, request } => ([&controls.path, request], controls.labels.as_ref()),
         };
         let outputs: Vec<&PathBuf> = [out].into_iter().chain(effects_out).chain(self.real_out()).collect();
         let inputs = checkpoints.iter().chain(runs).chain(inputs).chain(more).chain(features);

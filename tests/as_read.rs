@@ -180,6 +180,9 @@ fn labels_of_control_cells_may_come_from_a_table() {
     let sized = ControlFile { size: Some("total".into()), ..labelled() };
     let said = world.ask(sized).expect_err("less than is counted").to_string();
     assert!(said.contains("total of 0.5"), "{said}");
+    let over = ControlFile { labels: Some(world.at("out.h5ad")), ..labelled() };
+    let said = world.ask(over).expect_err("it would replace its table").to_string();
+    assert!(said.contains("which is an input"), "{said}");
 }
 
 /// Log values of a few of the genes, so that no total shows, of counts that were scaled to `total`.

@@ -11,6 +11,9 @@ use crate::error::{At, Result};
 /// First bytes of a gzip file.
 const GZIP: [u8; 2] = [0x1f, 0x8b];
 
+/// What is said of a packed file that is read only unpacked.
+pub(crate) const UNPACK: &str = "is packed with gzip; unpack it first, e.g. with gunzip";
+
 /// Whether a file is packed; false too for one that cannot be read.
 pub(crate) fn is_packed(path: &Path) -> bool {
     let mut start = [0; GZIP.len()];

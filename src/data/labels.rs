@@ -211,6 +211,11 @@ pub(crate) struct Given {
 }
 
 impl Given {
+    /// The table's file.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Whether the table has the column.
     pub(crate) fn has(&self, column: &str) -> bool {
         self.columns.iter().any(|(name, _)| name == column)

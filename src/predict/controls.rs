@@ -56,14 +56,14 @@ fn open(manifest: &Manifest, controls: &ControlFile, notes: &mut Vec<String>) ->
 /// A file of control cells, with the table of its labels if there is one.
 pub struct Labelled {
     pub file: H5ad,
-    table: Option<(PathBuf, Given)>,
+    given: Option<Given>,
 }
 
 impl Labelled {
     /// Opens both.
     pub fn open(manifest: &Manifest, controls: &ControlFile, notes: &mut Vec<String>) -> Result<Labelled> {
         let file = open(manifest, controls, notes)?;
-        let Some(path) = &controls.labels else { return Ok(Labelled { file, table: None }) };
+        let Some(path) = &controls.labels else { return Ok(Labelled { file, given: None }) };
         let Columns { perturbation, cell_type, batch, size } = &manifest.columns;
         let columns =
             [Some(perturbation), Some(cell_type), batch.as_ref(), controls.size.as_ref().or(size.as_ref())];
@@ -73,20 +73,20 @@ impl Labelled {
             let cells = counted(joined.unmatched as usize, "cell");
             notes.push(format!("{}: {cells} of {} without a row", path.display(), file.path().display()));
         }
-        Ok(Labelled { file, table: Some((path.clone(), given)) })
+        Ok(Labelled { file, given: Some(given) })
     }
 
     /// Whether the table or obs has a column.
     fn has(&self, column: &str) -> bool {
-        self.given().is_some_and(|given| given.has(column)) || self.file.obs().column(column).is_some()
+        self.given.as_ref().is_some_and(|given| given.has(column)) || self.file.obs().column(column).is_some()
     }
 
     fn labels(&self, column: &str) -> Result<Labels> {
-        let found = labels::labels(column, std::slice::from_ref(&self.file), self.given());
-        found.map(|mut one| one.remove(0)).map_err(|error| match (self.has(column), &self.table) {
+        let found = labels::labels(column, std::slice::from_ref(&self.file), self.given.as_ref());
+        found.map(|mut one| one.remove(0)).map_err(|error| match (self.has(column), &self.given) {
             (false, None) => error.followed_by("; a table may give the labels, with `labels`"),
-            (false, Some((table, _))) => {
-                error.followed_by(&format!("; {} does not have it either", table.display()))
+            (false, Some(given)) => {
+                error.followed_by(&format!("; {} does not have it either", given.path().display()))
             }
             (true, _) => error,
         })
@@ -94,21 +94,17 @@ impl Labelled {
 
     /// Each cell's number in a column.
     pub fn numbers(&self, column: &str) -> Result<Vec<f32>> {
-        let found = labels::numbers(column, std::slice::from_ref(&self.file), self.given());
+        let found = labels::numbers(column, std::slice::from_ref(&self.file), self.given.as_ref());
         found.map(|mut one| one.remove(0))
-    }
-
-    fn given(&self) -> Option<&Given> {
-        self.table.as_ref().map(|(_, given)| given)
     }
 
     /// What has no such column.
     fn lacks(&self, column: &str) -> String {
         let file = self.file.path().display();
-        match &self.table {
+        match &self.given {
             None => format!("{file}: obs has no column {column:?}"),
-            Some((table, _)) => {
-                format!("{file}: neither obs nor {} has a column {column:?}", table.display())
+            Some(given) => {
+                format!("{file}: neither obs nor {} has a column {column:?}", given.path().display())
             }
         }
     }

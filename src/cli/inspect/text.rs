@@ -6,7 +6,7 @@ use std::path::Path;
 use serde_json::{Map, Value, json};
 use toml::Table;
 
-use crate::data::gzip::is_packed;
+use crate::data::gzip::{UNPACK, is_packed};
 use crate::error::{At, Error, Result};
 
 /// How many lines of a file are shown.
@@ -62,7 +62,7 @@ fn read(path: &Path) -> Result<String> {
 
 fn not_text(path: &Path) -> Error {
     match is_packed(path) {
-        true => Error::format(path, "is packed with gzip; unpack it first, e.g. with gunzip"),
+        true => Error::format(path, UNPACK),
         false => Error::format(path, format!("is not text, and {KNOWN}")),
     }
 }

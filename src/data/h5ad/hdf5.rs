@@ -5,7 +5,7 @@ use std::path::Path;
 
 use hdf5_pure::{Error as Hdf5Error, FormatError};
 
-use crate::data::gzip::is_packed;
+use crate::data::gzip::{UNPACK, is_packed};
 use crate::error::{At, Error, Result};
 
 /// First bytes of a superblock.
@@ -37,7 +37,7 @@ impl<T> Named<T> for std::result::Result<T, Hdf5Error> {
 /// What a file is that is not HDF5. Archives hand out `.h5ad.gz`.
 fn other_format(path: &Path) -> &'static str {
     match is_packed(path) {
-        true => "is packed with gzip; unpack it first, e.g. with gunzip",
+        true => UNPACK,
         false => "is not HDF5, and so no h5ad; if it was downloaded, look at what came instead",
     }
 }
