@@ -40,10 +40,11 @@ def mpirun(name, work, *options):
     folder = work / name
     program = folder / "bin" / "mpirun"
     if not program.exists():
-        venv.create(folder, with_pip=True)
-        pip = [folder / "bin" / "pip", "install", "--quiet", "--disable-pip-version-check", MPI[name]]
-        if subprocess.run(pip).returncode:
-            shutil.rmtree(folder)
+        try:
+            venv.create(folder, with_pip=True)
+            subprocess.run([folder / "bin" / "pip", "install", "--quiet", "--disable-pip-version-check", MPI[name]], check=True)
+        except subprocess.CalledProcessError:  # no ensurepip, no index, no wheel for this machine
+            shutil.rmtree(folder, ignore_errors=True)
             return None
     return ["env", f"PATH={folder / 'bin'}:{os.environ['PATH']}", str(program), *options, "-n", "2"]
 
