@@ -338,6 +338,10 @@ fn what_cannot_be_had_is_refused_by_the_setting_that_asks_for_it() {
     counts.unit = Unit::Counts;
     let refused = counts.extend_measured(&logged, logged.names(0), 0..1).expect_err("logs").to_string();
     assert!(refused.starts_with("unit: "), "{refused}");
+    let mut turned = Population::like(logged.manifest());
+    turned.genes.reverse();
+    let refused = turned.extend_measured(&logged, logged.names(0), 0..1).expect_err("genes").to_string();
+    assert!(refused.starts_with("data: has other genes"), "{refused}");
     let (unperturbed, asked) = (groups(&logged, &[("A", "control")]), groups(&logged, &[("B", "q")]));
     let answered = baseline(&logged, &unperturbed, &asked, &settings(Kind::Mean));
     let refused = answered.expect_err("nothing to learn from").to_string();

@@ -125,12 +125,15 @@ impl<R: Rows> Population<R> {
     /// Appends measured cells of `data` in this population's unit.
     ///
     /// # Errors
-    /// Counts are asked for, but the data are logs; a gene beyond this population's; a file that cannot be written.
+    /// Data of other genes; counts are asked for, but the data are logs; a file that cannot be written.
     ///
     /// # Panics
     /// If one of the cells does not exist.
     pub fn extend_measured(&mut self, data: &Data, labels: [&str; 3], cells: Range<u64>) -> Result<()> {
         let manifest = data.manifest();
+        if self.genes != manifest.genes {
+            return Err(Error::setting("data", "has other genes, or another order of them, than this population"));
+        }
         if self.unit == Unit::Counts && manifest.scale != Scale::Counts {
             let what =
                 "the data contains log values, from which counts cannot be recovered; choose log1p or scaled";
