@@ -26,6 +26,7 @@ mod held;
 mod hopper;
 mod launch;
 mod layout;
+mod loaded;
 mod nccl;
 mod one;
 mod packed;
@@ -47,7 +48,7 @@ pub(crate) use launch::args;
 pub use launch::{Arg, Grid, PROCESSORS};
 pub use nccl::keep_nccl_buffers_private;
 pub(crate) use nccl::{NCCL_ID, Nccl, end_process, part_of};
-pub use pinned::Pinned;
+pub(crate) use pinned::Pinned;
 pub use post::Post;
 pub use product::{Operand, Product};
 pub use real::{PACK, Real};
@@ -55,13 +56,14 @@ pub use routes::Route;
 pub use stamp::{Ran, Stamp, Took};
 
 use arena::Arena;
-use driver::{Driver, Mark};
+use driver::{ALIGN, Driver, Mark};
 pub(crate) use failure::fail;
 use failure::or_fail;
 pub(crate) use one::in_block;
 
 /// A device, its stream and its kernels; clones share them. If the device fails or has no room, its caller unwinds: do all work on
-/// a device, that of tapes and models too, inside [`guard`], which turns the failure into an error.
+/// a device, that of tapes and models too, inside [`guard`], which turns the failure into an error. While one thread trains on it, no
+/// other may use it: a step is recorded as the device's queue, with whatever another thread puts there.
 #[derive(Clone)]
 pub struct Gpu(Arc<Inner>);
 
@@ -69,7 +71,7 @@ struct Inner {
     driver: Box<dyn Driver>,
     real: Real,
     /// Set in tests and `selftest`: new buffers are filled with NaN and followed by bytes that nothing may write.
-    guarded: bool,
+    fenced: bool,
     /// The first overrun that a guard detected.
     overrun: Mutex<Option<String>>,
     heard: stamp::Heard,
@@ -89,9 +91,9 @@ impl Drop for Inner {
     }
 }
 
-/// Bytes after a guarded buffer: a multiple of the pool's alignment.
-const GUARD: usize = 256;
-const GUARD_BYTE: u8 = 0xA5;
+/// Bytes after a fenced buffer.
+const FENCE: usize = ALIGN;
+const FENCE_BYTE: u8 = 0xA5;
 
 impl Gpu {
     /// Opens NVIDIA GPU `index`.
@@ -107,11 +109,11 @@ impl Gpu {
         probe::count()
     }
 
-    /// [`Gpu::open`] with guarded buffers: slower, for `selftest`.
+    /// [`Gpu::open`] with fenced buffers: slower, for `selftest`.
     ///
     /// # Errors
     /// As there.
-    pub fn guarded(index: usize, real: Real) -> Result<Gpu> {
+    pub fn fenced(index: usize, real: Real) -> Result<Gpu> {
         Ok(Gpu::new(Box::new(cuda::Cuda::open(index)?), real, true))
     }
 
@@ -129,10 +131,10 @@ impl Gpu {
         Gpu::new(Box::new(dry::Dry::near()), real, false)
     }
 
-    fn new(driver: Box<dyn Driver>, real: Real, guarded: bool) -> Gpu {
+    fn new(driver: Box<dyn Driver>, real: Real, fenced: bool) -> Gpu {
         let (overrun, heard, held, chosen, arena) = Default::default();
         let dry = dry::Dry::far();
-        Gpu(Arc::new(Inner { driver, real, guarded, overrun, heard, held, chosen, arena, dry }))
+        Gpu(Arc::new(Inner { driver, real, fenced, overrun, heard, held, chosen, arena, dry }))
     }
 
     /// The driver in use now: in a rehearsal the dry one.
@@ -192,8 +194,8 @@ impl Gpu {
             isize::try_from(bytes).is_ok(),
             "buffer: {what} of {bytes} bytes, more than any memory holds"
         );
-        let guard = if self.0.guarded { GUARD } else { 0 };
-        let address = self.allocate(bytes.max(1) + guard).unwrap_or_else(|why| {
+        let fence = if self.0.fenced { FENCE } else { 0 };
+        let address = self.allocate(bytes.max(1) + fence).unwrap_or_else(|why| {
             fail(Error::Device(format!(
                 "no room for {what} ({:.1} MiB) on {}: {why}; lower data.sets or data.cells, or use a smaller preset",
                 bytes as f64 / (1 << 20) as f64,
@@ -202,11 +204,11 @@ impl Gpu {
         });
         self.took(what, bytes);
         let buffer = Buffer { gpu: self.clone(), address, bytes, what };
-        if guard > 0 {
+        if fence > 0 {
             // SAFETY: both ranges lie in what was just allocated.
             unsafe {
                 or_fail(self.driver().fill(address, 0xFF, bytes));
-                or_fail(self.driver().fill(address + bytes as u64, GUARD_BYTE, guard));
+                or_fail(self.driver().fill(address + bytes as u64, FENCE_BYTE, fence));
             }
         }
         buffer
@@ -284,7 +286,7 @@ impl Gpu {
         self.0.driver.join(id, rank, ranks).map(|nccl| nccl.on(self.key())).map_err(Error::Device)
     }
 
-    /// Which buffer a kernel first wrote past, if any since the device was opened (guarded devices only).
+    /// Which buffer a kernel first wrote past, if any since the device was opened (fenced devices only).
     pub fn overrun(&self) -> Option<String> {
         lock(&self.0.overrun).clone()
     }
@@ -375,16 +377,16 @@ impl Buffer {
     }
 
     fn overrun(&self) -> bool {
-        let mut guard = [0u8; GUARD];
-        // SAFETY: a guarded buffer is followed by that many bytes, and `guard` is read only after the wait.
-        let read = unsafe { self.gpu.0.driver.download(&mut guard, self.address + self.bytes as u64) };
-        read.and_then(|()| self.gpu.0.driver.wait()).is_ok() && guard != [GUARD_BYTE; GUARD]
+        let mut fence = [0u8; FENCE];
+        // SAFETY: a fenced buffer is followed by that many bytes, and `fence` is read only after the wait.
+        let read = unsafe { self.gpu.0.driver.download(&mut fence, self.address + self.bytes as u64) };
+        read.and_then(|()| self.gpu.0.driver.wait()).is_ok() && fence != [FENCE_BYTE; FENCE]
     }
 }
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        if self.gpu.0.guarded && !self.gpu.rehearsing() && self.overrun() {
+        if self.gpu.0.fenced && !self.gpu.rehearsing() && self.overrun() {
             let seen = format!("a kernel wrote past the end of {} ({} bytes)", self.what, self.bytes);
             lock(&self.gpu.0.overrun).get_or_insert(seen);
         }

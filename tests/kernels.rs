@@ -18,7 +18,7 @@ mod gather;
 mod gradients;
 mod loss;
 mod many_sets;
-mod pinned;
+mod post;
 mod routes;
 mod stories;
 mod train;

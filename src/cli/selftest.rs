@@ -68,7 +68,7 @@ pub fn run(args: Args) -> Result<()> {
     let asked = args.precision;
     let reals = [Real::F32, Real::Bf16].into_iter().filter(|&real| asked.is_none_or(|asked| asked == real));
     for (i, real) in reals.enumerate() {
-        let gpu = Gpu::guarded(index, real)?;
+        let gpu = Gpu::fenced(index, real)?;
         if !args.json && i == 0 {
             println!("{}", gpu.name());
         }

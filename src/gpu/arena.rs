@@ -8,7 +8,8 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
-use super::layout::{ALIGN, Layout, Life};
+use super::driver::ALIGN;
+use super::layout::{Layout, Life};
 
 /// What steps request, and the block that serves them.
 #[derive(Default)]

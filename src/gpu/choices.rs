@@ -17,6 +17,9 @@ pub(super) type Algorithm = [u64; 8];
 /// Version of the text keys under which products are stored; raised whenever a product's key changes.
 const WORDS: u32 = 3;
 
+/// Two ways to each result: what is made, its sizes, seconds of each way.
+type Ways = Vec<(String, [usize; 3], [f64; 2])>;
+
 /// The choices of a device so far.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Choices {
@@ -29,8 +32,7 @@ pub struct Choices {
     words: u32,
     /// The algorithm of each product, by everything it may depend on.
     algorithms: Vec<(String, Algorithm)>,
-    /// Two ways to one result: what is made, its sizes, seconds of each way.
-    ways: Vec<(String, [usize; 3], [f64; 2])>,
+    ways: Ways,
 }
 
 impl Choices {
@@ -49,7 +51,7 @@ pub(super) struct Chosen {
     /// What was timed.
     timed: Mutex<Timed>,
     /// What a check asks for instead.
-    pub pinned: Asked,
+    pub forced: Asked,
 }
 
 /// Timed runs of each way; the fastest counts. One more run comes first and does not count: it finds the caches as other work left
@@ -105,7 +107,7 @@ impl Gpu {
     }
 
     /// What [`Gpu::either`] has timed: what was made, its sizes, seconds of each way.
-    pub fn timed_ways(&self) -> Vec<(String, [usize; 3], [f64; 2])> {
+    pub fn timed_ways(&self) -> Ways {
         let chosen = lock(&self.0.chosen.timed);
         let mut ways: Vec<_> =
             chosen.iter().map(|((what, size), took)| (what.to_string(), *size, *took)).collect();
@@ -113,7 +115,7 @@ impl Gpu {
         ways
     }
 
-    pub(super) fn take_ways(&self, ways: &[(String, [usize; 3], [f64; 2])]) {
+    pub(super) fn take_ways(&self, ways: &Ways) {
         let mut chosen = lock(&self.0.chosen.timed);
         chosen.extend(ways.iter().map(|(what, size, took)| ((what.clone().into(), *size), *took)));
     }

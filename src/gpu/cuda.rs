@@ -1,11 +1,10 @@
-//! The driver of an NVIDIA GPU: a context, memory from the stream-ordered pool, kernels from embedded fatbins, and streams.
+//! The driver of an NVIDIA GPU: a context, memory from the stream-ordered pool, and streams.
 //!
 //! One stream carries all the work and orders it. Side copies use a second: `hold_beside` makes them wait for a point of the first,
 //! and `meet_beside` makes what follows on the first wait for them. Memory requested while the first is captured comes from a
 //! third, which is waited for at once. Sums with other devices use a fourth ([`Nccl`]).
 
-use std::collections::HashMap;
-use std::ffi::{CString, c_void};
+use std::ffi::c_void;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use cudarc::driver::{CudaContext, CudaStream, DriverError, profiler_start, profiler_stop, result, sys};
@@ -13,23 +12,17 @@ use cudarc::driver::{CudaContext, CudaStream, DriverError, profiler_start, profi
 use super::choices::Algorithm;
 use super::driver::{DriverResult, said};
 use super::graph::Graph;
+use super::loaded::Loaded;
 use super::packed::{Packed, pack};
 use super::plans::Plans;
 use super::{Arg, Driver, Grid, Mark, NCCL_ID, Nccl, Product, Real, Stamp, nccl, probe};
 use crate::error::{Error, Result};
 use crate::lock::lock;
 
-// (file, storage, fatbin) of every kernel file, as build.rs compiled them; empty without nvcc.
-include!(concat!(env!("OUT_DIR"), "/kernels.rs"));
-
-/// Bytes of dynamic shared memory that a kernel may use without opting in.
-const ALWAYS_SHARED: u32 = 48 << 10;
-
 pub struct Cuda {
     context: Arc<CudaContext>,
     stream: Arc<CudaStream>,
-    functions: Mutex<HashMap<(&'static str, Real), Function>>,
-    modules: Mutex<HashMap<(&'static str, Real), Module>>,
+    kernels: Mutex<Loaded>,
     plans: Mutex<Plans>,
     graph: Arc<Mutex<Graph>>,
     /// For memory requested while the stream is captured.
@@ -41,16 +34,6 @@ pub struct Cuda {
     /// The most bytes of shared memory that a block may request.
     shared: usize,
 }
-
-#[derive(Clone, Copy)]
-struct Function(sys::CUfunction);
-#[derive(Clone, Copy)]
-struct Module(sys::CUmodule);
-
-// SAFETY: handles of the driver, which may be used from any thread that has the context bound.
-unsafe impl Send for Function {}
-// SAFETY: as above.
-unsafe impl Send for Module {}
 
 impl Cuda {
     /// Device `index`, once the probe has found it usable.
@@ -69,13 +52,11 @@ impl Cuda {
             let processors = processors(&context, index).map_err(said("cuDeviceGetAttribute"))?;
             let most = sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN;
             let shared = context.attribute(most).map_err(said("cuDeviceGetAttribute"))? as usize;
-            let (functions, modules) = Default::default();
             let graph = Arc::new(Mutex::new(Graph::new(&stream)));
             Ok(Cuda {
                 context,
                 stream,
-                functions,
-                modules,
+                kernels: Mutex::default(),
                 plans,
                 graph,
                 allocator,
@@ -87,20 +68,6 @@ impl Cuda {
         open().map_err(|what| Error::Device(format!("CUDA device {index}: {what}")))
     }
 
-    fn function(&self, file: &'static str, kernel: &'static str, real: Real) -> DriverResult<Function> {
-        let mut functions = lock(&self.functions);
-        if let Some(&found) = functions.get(&(kernel, real)) {
-            return Ok(found);
-        }
-        let module = self.module(file, real)?;
-        let name = CString::new(kernel).map_err(said(kernel))?;
-        // SAFETY: the module stays loaded for the life of the process.
-        let found = unsafe { result::module::get_function(module.0, name) }
-            .map_err(|e| format!("kernel {kernel} of {file}.cu: {e}"))?;
-        functions.insert((kernel, real), Function(found));
-        Ok(Function(found))
-    }
-
     /// Makes the device this thread's.
     fn current(&self) -> DriverResult<()> {
         self.context.bind_to_thread().map_err(said("cuCtxSetCurrent"))
@@ -108,29 +75,6 @@ impl Cuda {
 
     fn graph(&self) -> MutexGuard<'_, Graph> {
         lock(&self.graph)
-    }
-
-    fn module(&self, file: &'static str, real: Real) -> DriverResult<Module> {
-        let mut modules = lock(&self.modules);
-        if let Some(&found) = modules.get(&(file, real)) {
-            return Ok(found);
-        }
-        let image = KERNELS.iter().find(|(name, storage, _)| *name == file && *storage == real.name());
-        let (_, _, image) = image.ok_or_else(|| format!("no kernel file {file}.cu for {real:?}"))?;
-        // The driver needs the image aligned, which `include_bytes!` does not promise.
-        let image: Vec<u64> = image
-            .chunks(8)
-            .map(|c| {
-                let mut word = [0; 8];
-                word[..c.len()].copy_from_slice(c);
-                u64::from_le_bytes(word)
-            })
-            .collect();
-        // SAFETY: a whole fatbin, alive during the call.
-        let module = unsafe { result::module::load_data(image.as_ptr().cast()) }
-            .map_err(|e| format!("cannot load the kernels of {file}.cu: {e}"))?;
-        modules.insert((file, real), Module(module));
-        Ok(Module(module))
     }
 }
 
@@ -289,13 +233,7 @@ impl Driver for Cuda {
         args: &[Arg],
     ) -> DriverResult<()> {
         self.current()?;
-        let Function(function) = self.function(file, kernel, real)?;
-        if grid.shared > ALWAYS_SHARED {
-            let most = sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
-            // SAFETY: a live function.
-            unsafe { result::function::set_function_attribute(function, most, grid.shared as i32) }
-                .map_err(|e| format!("{kernel} needs {} bytes of shared memory: {e}", grid.shared))?;
-        }
+        let function = lock(&self.kernels).function(file, kernel, real, grid.shared)?;
         let mut packed = args.iter().map(pack).collect::<DriverResult<Vec<Packed>>>()?;
         let mut pointers: Vec<*mut c_void> = packed.iter_mut().map(|arg| (&raw mut *arg).cast()).collect();
         let [x, y, z] = grid.blocks;

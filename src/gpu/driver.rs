@@ -13,6 +13,9 @@ pub(super) fn said<E: Display>(call: &str) -> impl FnOnce(E) -> String {
     move |e| format!("{call}: {e}")
 }
 
+/// What every address from a driver is a multiple of, that of memory on the host too: the alignment of `cudaMalloc`.
+pub(super) const ALIGN: usize = 256;
+
 /// A point in the queue; calling it waits until the work queued before it is done.
 pub(super) type Mark = Box<dyn FnOnce() -> DriverResult<()> + Send + Sync>;
 

@@ -4,11 +4,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::driver::DriverResult;
+use super::driver::{ALIGN, DriverResult};
 use super::{Arg, Driver, Grid, Product, Real};
-
-/// The alignment of `cudaMalloc`.
-const ALIGN: u64 = 256;
 
 pub struct Dry {
     next: AtomicU64,
@@ -19,7 +16,7 @@ impl Dry {
     pub const FAR: u64 = 1 << 62;
 
     pub fn near() -> Dry {
-        Dry { next: AtomicU64::new(ALIGN) }
+        Dry { next: AtomicU64::new(ALIGN as u64) }
     }
 
     /// One whose addresses can be told apart from any other device's.
@@ -46,7 +43,7 @@ impl Driver for Dry {
     }
 
     fn allocate(&self, bytes: usize) -> DriverResult<u64> {
-        Ok(self.next.fetch_add((bytes as u64).next_multiple_of(ALIGN), Ordering::Relaxed))
+        Ok(self.next.fetch_add((bytes as u64).next_multiple_of(ALIGN as u64), Ordering::Relaxed))
     }
 
     unsafe fn free(&self, _address: u64) {}

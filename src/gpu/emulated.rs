@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use half::bf16;
 use libloading::Library;
 
-use super::driver::DriverResult;
+use super::driver::{ALIGN, DriverResult};
 use super::{Arg, Driver, Grid, Map, Operand, Product, Real};
 use crate::lock::lock;
 
@@ -69,8 +69,6 @@ const PROCESSORS: usize = 5;
 /// More bytes than this are refused, as by any device: the allocator would try to find them, and a sanitizer's would end the
 /// process.
 const MOST: usize = 1 << 38;
-/// The alignment of `cudaMalloc`.
-const ALIGN: usize = 256;
 
 /// The chip that the emulator imitates: which of the compiled kernels run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -131,7 +131,7 @@ impl Grid {
 
 impl Gpu {
     /// Whether a block may have that much shared memory: on compute capability 8.6, 8.9 and 12.0 the limit is 99 KiB.
-    pub fn holds(&self, grid: Grid) -> bool {
+    pub fn has_shared_for(&self, grid: Grid) -> bool {
         grid.shared as usize <= self.0.driver.shared()
     }
 }

@@ -2,8 +2,7 @@
 
 use std::cmp::Reverse;
 
-/// The pool's alignment, so that a product's operands are aligned as when its algorithm was chosen.
-pub const ALIGN: usize = 256;
+use super::driver::ALIGN;
 
 /// A buffer's life; time is counted in buffers requested.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

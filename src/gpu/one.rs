@@ -133,7 +133,10 @@ impl Gpu {
             return Err("together with what the step already holds, this is more than the device has".into());
         }
         let address = self.driver().allocate(bytes)?;
-        self.arena().made(bytes, address);
+        // Another thread's memory is no part of the step.
+        if self.rehearsing() {
+            self.arena().made(bytes, address);
+        }
         Ok(address)
     }
 
@@ -205,8 +208,8 @@ impl<'a> Step<'a> {
             let made = gpu.0.driver.allocate(bytes).unwrap_or_else(|why| fail(gpu.no_room(bytes, &why)));
             gpu.arena().made_ready(bytes, made);
         }
-        // Timing waits for the device, and so does the check of a guarded buffer when it is freed: neither can be recorded.
-        if turn.followed && !gpu.0.guarded {
+        // Timing waits for the device, and so does the check of a fenced buffer when it is freed: neither can be recorded.
+        if turn.followed && !gpu.0.fenced {
             or_fail(gpu.0.driver.write_down());
             step.written = true;
         }

@@ -7,11 +7,12 @@ use std::ops::Range;
 
 use bytemuck::Pod;
 
+use super::driver::ALIGN;
 use super::{Buffer, Gpu, Mark, fail, or_fail};
 use crate::error::{Error, Result};
 
 /// Page-locked memory, freed when dropped. Two, used alternately, let a step's data be written while the previous step's are sent.
-pub struct Pinned {
+pub(crate) struct Pinned {
     gpu: Gpu,
     address: u64,
     bytes: usize,
@@ -23,7 +24,7 @@ brief!(Pinned, |pinned| gpu: pinned.gpu, bytes: pinned.bytes);
 
 impl Gpu {
     /// Zeroed host memory of that many bytes; `what` names it in the error if there is no room.
-    pub fn pinned(&self, what: &str, bytes: usize) -> Pinned {
+    pub(crate) fn pinned(&self, what: &str, bytes: usize) -> Pinned {
         self.try_pinned(bytes).unwrap_or_else(|why| {
             let mib = bytes as f64 / (1 << 20) as f64;
             fail(Error::Device(format!(
@@ -36,7 +37,7 @@ impl Gpu {
     ///
     /// # Errors
     /// No room.
-    pub fn try_pinned(&self, bytes: usize) -> Result<Pinned> {
+    pub(crate) fn try_pinned(&self, bytes: usize) -> Result<Pinned> {
         let address = self.0.driver.pin(bytes.max(1)).map_err(Error::Device)?;
         Ok(Pinned { gpu: self.clone(), address, bytes, sent: None })
     }
@@ -48,9 +49,10 @@ impl Pinned {
         self.bytes
     }
 
-    /// All of it, as plain numbers; trailing bytes that make no whole number are left out. Waits for copies from and to it.
+    /// All of it, as plain numbers; trailing bytes that make no whole number are left out. Waits for copies from and to it. Not for
+    /// [`Gpu::upload`] or [`Buffer::write`], which would read it after they have returned.
     pub fn numbers<T: Pod>(&mut self) -> &mut [T] {
-        const { assert!(align_of::<T>() <= 256, "page-locked memory begins at multiples of 256 bytes") };
+        const { assert!(align_of::<T>() <= ALIGN, "page-locked memory begins at multiples of ALIGN") };
         self.wait();
         // SAFETY: `address` points to that many bytes, zeroed when made and aligned for any plain number; they are ours alone while
         // `self` is borrowed, since the device has read what was sent.
@@ -102,5 +104,49 @@ impl Drop for Pinned {
         let _ = self.sent.take().map(|sent| sent());
         // SAFETY: this is the only owner, and the device has read what was sent.
         unsafe { self.gpu.0.driver.unpin(self.address) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+    use std::path::Path;
+
+    use crate::gpu::{Chip, Gpu, Real};
+
+    fn device() -> Gpu {
+        // SAFETY: no kernel is launched.
+        unsafe { Gpu::emulated(Path::new("none"), Real::F32, 1, Chip::Hopper) }
+    }
+
+    #[test]
+    fn pinned_memory_receives_parts_and_is_read_again() {
+        let gpu = device();
+        let mut host = gpu.pinned("a step's losses", 101);
+        assert!(host.bytes() == 101 && host.numbers::<u8>().iter().all(|&byte| byte == 0));
+        assert_eq!(host.numbers::<u64>().len(), 12);
+        for step in 0..3u16 {
+            let told: Vec<u16> = (0..32).map(|i| 100 * step + i).collect();
+            let device = gpu.upload("a step's losses", &told);
+            host.receive(16..64, &device, 0);
+            host.receive(0..16, &device, 48);
+            let found = &host.numbers::<u16>()[..32];
+            assert!(found[8..].iter().chain(&found[..8]).eq(&told), "step {step}: {found:?}");
+        }
+        drop(host);
+        assert_eq!(gpu.overrun(), None);
+    }
+
+    #[test]
+    fn more_than_a_buffer_holds_is_refused() {
+        let gpu = device();
+        for (at, told) in
+            [(4, "receive: 16 bytes at 4 of 16"), (usize::MAX - 15, "receive: 16 bytes at 1844")]
+        {
+            let receive = || gpu.pinned("numbers", 24).receive(8..24, &gpu.buffer("numbers", 16), at);
+            let refused = catch_unwind(AssertUnwindSafe(receive)).expect_err("more than the buffer holds");
+            let found = refused.downcast_ref::<String>().expect("words");
+            assert!(found.contains(told), "{found}");
+        }
     }
 }

@@ -62,7 +62,7 @@ impl Plans {
                     .into(),
             ),
         };
-        // SAFETY: used on this stream alone, as long as the process lives.
+        // SAFETY: used on this stream alone, until `drop`.
         let workspace = unsafe { driver::malloc_async(stream.cu_stream(), WORKSPACE) }
             .map_err(|e| format!("no room for the matrix products' workspace (32 MiB): {e}"))?;
         Ok(Plans {
@@ -200,7 +200,8 @@ impl Plans {
 impl Drop for Plans {
     fn drop(&mut self) {
         self.plans.clear();
-        // A free that fails is harmless: the context has failed, and its memory goes with it.
+        // On whatever thread this is. A free that fails is harmless: the context has failed, and its memory goes with it.
+        let _ = self.stream.context().bind_to_thread();
         // SAFETY: made by `new`, used by nobody else.
         unsafe {
             let _ = driver::free_async(self.workspace, self.stream.cu_stream());

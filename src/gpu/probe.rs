@@ -37,7 +37,7 @@ pub fn probe(index: usize) -> Result<()> {
     }
     let found = capability(index)
         .map_err(|e| Error::Device(format!("CUDA device {index} does not respond: {e:?}")))?;
-    if super::cuda::KERNELS.is_empty() {
+    if super::loaded::KERNELS.is_empty() {
         return refuse(
             "this program was built without nvcc, so it has no kernels; run tools/cuda.sh and build again"
                 .into(),

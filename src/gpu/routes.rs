@@ -37,7 +37,7 @@ impl Gpu {
     pub fn each_route<T>(&self, mut work: impl FnMut() -> T) -> Vec<(Route, T)> {
         let mut made = Vec::new();
         for route in [Route::Any, Route::Hopper, Route::HopperApart] {
-            let pin = Pin::to(self, route);
+            let pin = Forced::to(self, route);
             made.push((route, work()));
             if !pin.goes_on() {
                 break;
@@ -49,29 +49,29 @@ impl Gpu {
     /// If a route is asked for: whether it takes the first of two kernels. `plain` takes the second, and goes on to the route that
     /// takes the first; earlier ones never come to this choice.
     pub(super) fn asked(&self, plain: Route) -> Option<bool> {
-        let mut pinned = lock(&self.0.chosen.pinned);
-        let (route, goes_on) = pinned.as_mut()?;
+        let mut forced = lock(&self.0.chosen.forced);
+        let (route, goes_on) = forced.as_mut()?;
         *goes_on |= *route == plain;
         Some(*route != plain)
     }
 }
 
 /// A device that takes one route.
-struct Pin<'a>(&'a Gpu);
+struct Forced<'a>(&'a Gpu);
 
-impl<'a> Pin<'a> {
-    fn to(gpu: &'a Gpu, route: Route) -> Pin<'a> {
-        *lock(&gpu.0.chosen.pinned) = Some((route, false));
-        Pin(gpu)
+impl<'a> Forced<'a> {
+    fn to(gpu: &'a Gpu, route: Route) -> Forced<'a> {
+        *lock(&gpu.0.chosen.forced) = Some((route, false));
+        Forced(gpu)
     }
 
     fn goes_on(&self) -> bool {
-        lock(&self.0.0.chosen.pinned).is_some_and(|(_, goes_on)| goes_on)
+        lock(&self.0.0.chosen.forced).is_some_and(|(_, goes_on)| goes_on)
     }
 }
 
-impl Drop for Pin<'_> {
+impl Drop for Forced<'_> {
     fn drop(&mut self) {
-        *lock(&self.0.0.chosen.pinned) = None;
+        *lock(&self.0.0.chosen.forced) = None;
     }
 }

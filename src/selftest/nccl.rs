@@ -13,7 +13,7 @@ const LEN: usize = 100_003;
 const PIECES: usize = 4;
 
 /// The mean over one rank is what was there, to the bit, and so is its only part; `None` if this device cannot sum with others. The
-/// device must not be a guarded one: its work is recorded.
+/// device must not be a fenced one: its work is recorded.
 ///
 /// # Errors
 /// NCCL failed.

@@ -180,7 +180,7 @@ fn launch_set_backward(set: &Kernel, dqkv: &Tensor, given: &Given, of_queries: &
     let gpu = dqkv.device();
     let wide = set_backward_grid(z, KEYS, 2);
     // For K = 128 that is 160 KiB, and some devices have 99 per block.
-    let (kernel, keys, grid) = match gpu.holds(wide) {
+    let (kernel, keys, grid) = match gpu.has_shared_for(wide) {
         true => (set.backward, KEYS, wide),
         false if z.width != 128 => unreachable!("every device with bf16 has 96 KiB for K = {}", z.width),
         false => ("attention_backward_128_small", 64, set_backward_grid(z, 64, 1)),
@@ -246,7 +246,7 @@ fn plain_grid(gpu: &Gpu, z: Sizes, weights: usize) -> Grid {
     let warps = ((64 << 10) / bytes.max(1)).clamp(1, 8);
     let blocks = z.sets * z.heads * z.rows.div_ceil(warps);
     let grid = Grid::new(blocks, 32 * warps as u32).with_shared(tile + warps * bytes);
-    if !gpu.holds(grid) {
+    if !gpu.has_shared_for(grid) {
         fail(Error::setting(
             "data.cells",
             format!("sets of {} cells are too large for this GPU's attention", z.rows),
