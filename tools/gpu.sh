@@ -63,7 +63,9 @@ run() { # name, command ..
 
 # Each op is checked in its own process: all processors are busy, and one that fails does not take the device from the others.
 each_op() { # function, first argument
-    "$PROGRAM" selftest --list | xargs -P "$(nproc)" -I{} bash -c "$1 $2 {}"
+    local ops
+    ops=$("$PROGRAM" selftest --list) && [[ $ops ]] || return 1
+    xargs -P "$(nproc)" -I{} bash -c "$1 $2 {}" <<<"$ops"
 }
 check() { # what each_op was given, op
     timeout -k 5 120 "$PROGRAM" selftest --device cuda --case "$2" >"$WORK/$2" 2>&1

@@ -25,11 +25,13 @@ impl Cut {
         Cut { rows: x.rows(), first, beside, width: gated / 2 }
     }
 
-    /// Numbers that a thread of the device moves at once: 16 bytes if all parts are multiples of that, else one.
-    fn pack(&self, x: &Tensor) -> usize {
-        let pack = x.real().pack();
+    /// Numbers that a thread of the device moves at once: 16 bytes if all parts, and where all tensors begin, are multiples of that,
+    /// else one.
+    fn pack(&self, tensors: &[Shaped]) -> usize {
+        let pack = tensors[0].0.real().pack();
         let whole = [self.first, self.beside, self.width].iter().all(|n| n.is_multiple_of(pack));
-        if whole { pack } else { 1 }
+        let aligned = tensors.iter().all(|(x, _)| x.address().is_multiple_of(16));
+        if whole && aligned { pack } else { 1 }
     }
 }
 
@@ -129,25 +131,27 @@ fn most_rows(across: usize) -> usize {
 }
 
 fn launch_forward(y: &Tensor, left: Option<&Tensor>, x: &Tensor, cut: Cut) {
-    let (pack, Cut { rows, first, beside, width }) = (cut.pack(x), cut);
-    let grid = Grid::elements(rows * ((beside + width) / pack)); // one thread per pack
+    let Cut { rows, first, beside, width } = cut;
     let (of_x, of_y, of_left) = ([rows, first + 2 * width], [rows, beside + width], [rows, beside]);
     let mut given: Vec<Shaped> = vec![(y, &of_y), (x, &of_x)];
     given.extend(left.map(|left| (left, &of_left[..])));
     agree("swiglu", &given, &[]);
+    let pack = cut.pack(&given);
+    let grid = Grid::elements(rows * ((beside + width) / pack)); // one thread per pack
     let args = args![y, left, x, rows, first, beside, width, pack];
     // SAFETY: rows of y were found to have E + F numbers, those of x C + 2F, those of left E; without left E is 0.
     unsafe { y.device().launch("swiglu", "swiglu_forward", grid, &args) };
 }
 
 fn launch_backward([dx, dy, x]: [&Tensor; 3], y: Option<&Tensor>, left: Option<&Tensor>, cut: Cut) {
-    let (pack, Cut { rows, first, beside, width }) = (cut.pack(x), cut);
+    let Cut { rows, first, beside, width } = cut;
     let columns = width + if y.is_some() { beside } else { 0 };
     let (of_x, of_y, of_left) = ([rows, first + 2 * width], [rows, beside + width], [rows, beside]);
     let mut given: Vec<Shaped> = vec![(dx, &of_x), (dy, &of_y), (x, &of_x)];
     given.extend(y.map(|y| (y, &of_y[..])).into_iter().chain(left.map(|left| (left, &of_left[..]))));
     agree("swiglu", &given, &[]);
     assert!(y.is_none() || left.is_some() || beside == 0, "swiglu: y {of_y:?} without its other branch");
+    let pack = cut.pack(&given);
     let args = args![dx, y, dy, left, x, rows, first, beside, width, pack];
     let grid = Grid::elements(rows * (columns / pack));
     // SAFETY: rows of dx and x were found to have C + 2F numbers, those of dy and y E + F, those of left E.
