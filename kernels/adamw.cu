@@ -72,7 +72,7 @@ __device__ __forceinline__ Floats<4> join(const Halves& halves) {
     Floats<4> w;
 #pragma unroll
     for (int i = 0; i < 4; i++) {
-        const uint32_t upper = i % 2 ? high[i / 2] & 0xFFFF0000u : high[i / 2] << 16;
+        const uint32_t upper = __float_as_uint(half_of(high[i / 2], i));
         const uint32_t lower = i % 2 ? low[i / 2] >> 16 : low[i / 2] & 0xFFFFu;
         w[i] = __uint_as_float(upper + lower - (lower >> 15 << 16));
     }

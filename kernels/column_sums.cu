@@ -1,4 +1,4 @@
-// Sums over the rows of a matrix, in two passes: the gradient of a bias, and of a gain from its parts.
+// Sums over the rows of a matrix, in two passes: the gradient of a bias; of a gain, or a query, from its parts.
 //
 //   forward    parts[p,j] = sum of x[m,j], or of its square, over the p-th `height` rows
 //              y[j]       = sum_p parts[p,j]

@@ -5,7 +5,7 @@
 //              dk[b,t] = ds[b,t] q                              dv[b,t] = p[b,t] dy[b]                =
 //              dq      = sum_{b,t} ds[b,t] k[b,t]                                                     =
 //   tensors    q [HK] real     kv, dkv [B, T, 2HK] real, packed k | v     y, dy [B, HK] real     p, ds [B, H, T] f32
-//              dq [HK] f32     partial [S, HK] f32: what each of S slots adds to dq
+//              partial [S, HK] f32: what each of S slots adds to dq; column_sums.cu adds them up
 //   needs      sets x heads x 32 lanes < 2^31; 16-byte accesses if K (in bytes) is a multiple of 16
 //   work       one group of 1 to 32 lanes per (set, head), neighbours on a head's columns; backward: a group takes every S-th set
 //   bound by   memory: forward reads kv once, backward reads it once and writes dkv
@@ -215,20 +215,4 @@ seed_attention_backward(real* dkv, float* partial, float* ds, const real* dy, co
     const Group g(slots, heads, lanes);
     if (width % VECTOR == 0 && aligned(dy, q, kv)) backward<VECTOR>(dkv, partial, ds, dy, q, kv, p, slots, z, g);
     else backward<1>(dkv, partial, ds, dy, q, kv, p, slots, z, g);
-}
-
-// 32 columns per block; its 32 warps take the slots in turn.
-extern "C" __global__ void __launch_bounds__(1024)
-seed_attention_query(float* dq, const float* partial, int slots, int columns) {
-    __shared__ float part[32][32];
-    const int c = blockIdx.x * 32 + lane();
-    float sum = 0.0f;
-    if (c < columns)
-#pragma unroll 8
-        for (int s = warp(); s < slots; s += 32) sum += partial[static_cast<size_t>(s) * columns + c];
-    part[warp()][lane()] = sum;
-    __syncthreads();
-    if (warp() > 0 || c >= columns) return;
-    for (int w = 1; w < 32; w++) sum += part[w][lane()];
-    dq[c] = sum;
 }

@@ -110,12 +110,17 @@ pub fn sum(parts: &[Vec<f32>], width: usize) -> Vec<f32> {
 
 /// Sum over the rows of `x` `[M, width]`: a bias's gradient.
 pub fn column_sums(x: &[f32], width: usize) -> Vec<f32> {
+    column_sums_of(x, width, |x| x)
+}
+
+/// The same for `f` of each number.
+pub fn column_sums_of(x: &[f32], width: usize, f: impl Fn(f32) -> f32 + Sync) -> Vec<f32> {
     let block = rows(width) * width;
     let parts = map(x.len().div_ceil(block), |i| {
         let mut part = vec![0.0f32; width];
         for row in x[i * block..x.len().min((i + 1) * block)].chunks_exact(width) {
             for (p, v) in part.iter_mut().zip(row) {
-                *p += v;
+                *p += f(*v);
             }
         }
         part

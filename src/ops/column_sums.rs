@@ -1,4 +1,4 @@
-//! Sums over the rows of a matrix: the gradient of a bias, and of a gain from its parts.
+//! Sums over the rows of a matrix: the gradient of a bias; of a gain, or a query, from its parts.
 //!
 //! ```text
 //!   forward    y[j] = sum_m x[m,j], or of x[m,j]^2
@@ -45,9 +45,7 @@ pub(crate) fn column_sums_to(y: &Tensor, x: &Tensor) {
 pub fn column_squares(x: &Tensor) -> Tensor {
     match x.gpu() {
         Some(_) => total(&parts(x, true)),
-        None => {
-            Tensor::new(&[x.width()], blocks::column_sums(&blocks::elements(x.data(), |x| x * x), x.width()))
-        }
+        None => Tensor::new(&[x.width()], blocks::column_sums_of(x.data(), x.width(), |x| x * x)),
     }
 }
 

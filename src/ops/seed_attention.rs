@@ -12,6 +12,7 @@
 
 use crate::gpu::{Grid, Real, args};
 use crate::ops::blocks;
+use crate::ops::column_sums;
 use crate::ops::vector::{add_scaled, dot, exp};
 use crate::tape::{Tape, Var};
 use crate::tensor::{Tensor, agree};
@@ -114,9 +115,7 @@ pub fn backward(dy: &Tensor, q: &Tensor, kv: &Tensor, heads: usize, p: &Tensor) 
         let slots = slots(sets, heads * z.lanes(kv.real()));
         let partial = Tensor::on(gpu, "seed_attention dq of slots", &[slots, out], Real::F32);
         launch_backward([&dkv, &partial, &ds], dy, q, kv, p, z);
-        let dq = Tensor::on(gpu, "seed_attention dq", q.shape(), Real::F32);
-        launch_query(&dq, &partial);
-        return (dq, dkv);
+        return (column_sums::total(&partial), dkv);
     }
     let scale = z.scale();
     let size = blocks::rows(tokens * packed) * tokens * packed;
@@ -180,13 +179,6 @@ fn launch_backward(
     // SAFETY: dkv was made like kv, ds like p, partial for `slots` rows of q's columns; dy, q and p were found to have the shapes
     // that they have for this kv.
     unsafe { dkv.device().launch("seed_attention", "seed_attention_backward", grid, &args) };
-}
-
-fn launch_query(dq: &Tensor, partial: &Tensor) {
-    let args = args![dq, partial, partial.rows(), dq.len()];
-    let grid = Grid::new(dq.len().div_ceil(32), 1024);
-    // SAFETY: partial holds rows of as many numbers as dq.
-    unsafe { dq.device().launch("seed_attention", "seed_attention_query", grid, &args) };
 }
 
 /// The definition, in plain loops over f64.
