@@ -25,7 +25,7 @@ pub(crate) use file::{tensor_view, view_of, write};
 pub use flats::Flats;
 pub(crate) use share::Pieces;
 pub use share::Share;
-pub use table::{Entry, Init, Param, Piece, Table};
+pub use table::{DrawnPart, Entry, Init, Param, Table};
 
 /// A table of parameters and their flat buffers.
 pub struct Params {
@@ -199,6 +199,7 @@ impl Params {
     /// # Panics
     /// If there is no room for gradients ([`Params::with_gradients`]), or `vars` and `found` are of another tape or table.
     pub fn collect(&mut self, vars: &Vars, mut found: Gradients) {
+        assert!(vars.marks == self.table.marks(), "params: variables of another table");
         if self.grads.gpu().is_some() {
             return vars.sinks.iter().for_each(Sink::close);
         }

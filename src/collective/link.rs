@@ -6,6 +6,7 @@ use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 use socket2::{SockRef, TcpKeepalive};
 
 use super::stopped;
@@ -18,6 +19,8 @@ const SILENCE: Duration = Duration::from_secs(300);
 const LOOK: Duration = Duration::from_secs(1);
 /// Milliseconds without an acknowledgement after which a machine counts as gone.
 const UNANSWERED: u32 = 10_000;
+/// Most bytes that travel with their length in one packet.
+const SMALL: usize = 1024;
 /// A frame of numbers.
 const NUMBERS: u8 = 0;
 /// A frame of text: why its sender is ending.
@@ -39,6 +42,9 @@ impl Link {
         let mut head = [0; 9];
         head[0] = kind;
         head[1..].copy_from_slice(&(bytes.len() as u64).to_le_bytes());
+        if bytes.len() <= SMALL {
+            return self.write(&[&head[..], bytes].concat());
+        }
         self.write(&head)?;
         self.write(bytes)
     }
@@ -115,8 +121,11 @@ impl Link {
 /// True once there is something to read or the connection has ended; false after a silence of `within`.
 fn hears(stream: &TcpStream, within: Duration) -> bool {
     let limit = Timespec { tv_sec: within.as_secs() as i64, tv_nsec: i64::from(within.subsec_nanos()) };
-    // If it cannot be polled, reading finds out why.
-    poll(&mut [PollFd::new(stream, PollFlags::IN)], Some(&limit)).map_or(true, |ready| ready > 0)
+    match poll(&mut [PollFd::new(stream, PollFlags::IN)], Some(&limit)) {
+        Ok(ready) => ready > 0,
+        // If it cannot be polled, reading finds out why. A signal is no reason.
+        Err(e) => e != Errno::INTR,
+    }
 }
 
 /// Whether the other side will write no more, whether or not all it wrote has been read. Does not wait.

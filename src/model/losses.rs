@@ -127,7 +127,9 @@ impl Model {
                 parts.push(part("effect", t.squared_error(change, truth), weights.effect));
             }
         }
-        let weighted: Vec<(Var, f32)> = parts.iter().map(|part| (part.value, part.weight)).collect();
+        // A part of weight 0 is only logged: its gradients would be zeros, or NaN where it is not finite.
+        let weighing = parts.iter().filter(|part| part.weight > 0.0);
+        let weighted: Vec<(Var, f32)> = weighing.map(|part| (part.value, part.weight)).collect();
         Losses { total: t.weighted_sum(&weighted), parts, latents: z }
     }
 }

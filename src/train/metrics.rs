@@ -80,7 +80,8 @@ impl Metrics {
 
     fn write(&mut self, value: &Value) -> Result<()> {
         let Some(Files { path, file, events, progress }) = &mut self.0 else { return Ok(()) };
-        writeln!(file, "{value}").and_then(|()| file.flush()).at(path)?;
+        // In one piece, for those who follow the file: `writeln!` would write each token on its own.
+        file.write_all(format!("{value}\n").as_bytes()).at(path)?;
         let fields = value.as_object().expect("a line is an object");
         let scalars: Vec<(String, f64)> = fields
             .iter()

@@ -241,8 +241,8 @@ fn adopt_choices(prepared: &Prepared, rank: usize, gpu: &Gpu) -> Result<()> {
         return Ok(());
     }
     let text = fs::read_to_string(&path).at(&path)?;
-    let choices: Choices = serde_json::from_str(&text).map_err(|e| Error::format(&path, e.to_string()))?;
-    if !gpu.adopt(&choices) {
+    // Another version may have written other fields.
+    if !serde_json::from_str(&text).is_ok_and(|choices: Choices| gpu.adopt(&choices)) {
         prepared.progress.note(format_args!(
             "{} comes from another GPU, cuBLASLt or version of this program, so sums may be rounded differently from here on",
             path.display()
