@@ -10,12 +10,12 @@ use crate::tensor::Tensor;
 
 pub mod build;
 pub mod condition;
-pub mod decoder;
-pub mod flow;
+mod decoder;
+mod flow;
 pub mod gene_encoder;
-pub mod generate;
+mod generate;
 pub mod losses;
-pub mod set_encoder;
+mod set_encoder;
 
 use build::Build;
 use condition::Vocabulary;
@@ -75,7 +75,7 @@ impl Model {
     /// If they are on a device already.
     pub fn to_gpu(mut self, gpu: &Gpu) -> Model {
         self.standard = self.standard.map(|numbers| numbers.to_gpu(gpu, "statistics of genes", Real::F32));
-        self.flow = self.flow.to_gpu(gpu);
+        self.flow = self.flow.onto(gpu);
         self
     }
 

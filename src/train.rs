@@ -59,7 +59,7 @@ mod validate;
 mod writer;
 
 pub use feed::Feed;
-pub(crate) use feed::{bytes, scaling, spans};
+pub(crate) use feed::{row_scaling, row_spans, stored_bytes};
 pub(crate) use learner::check_memory;
 pub use learner::{Computed, Learner};
 pub use settings::{Begin, Place, Settings};

@@ -6,6 +6,7 @@ use scale_engine::model::condition::{Vocabulary, three};
 use scale_engine::model::losses::{Draws, Examples};
 use scale_engine::model::{Model, Statistics};
 use scale_engine::params::{Params, Table};
+use scale_engine::profile::vocabulary;
 use scale_engine::rng::Rng;
 use scale_engine::tape::Tape;
 use scale_engine::tensor::Tensor;
@@ -55,13 +56,12 @@ fn distance(a: &Tensor, b: &Tensor) -> f64 {
 
 #[test]
 fn the_presets_have_the_papers_counts_of_parameters() {
-    let vocabulary = Vocabulary { cell_types: 50, perturbations: 1200, batches: 14, features: None };
     for (preset, expected, tolerance) in
         [("tiny", 2.2e6, 0.05), ("s40", 40e6, 0.05), ("s184", 184e6, 0.01), ("s280", 280e6, 0.01)]
     {
         let config = Config::new(preset, "paper").expect("a preset");
         let statistics = Statistics { mean: vec![0.0; 2000], std: vec![1.0; 2000] };
-        let count = Model::new(&config, &vocabulary, statistics).1.count() as f64;
+        let count = Model::new(&config, &vocabulary(), statistics).1.count() as f64;
         assert!(
             (count / expected - 1.0).abs() < tolerance,
             "{preset}: {count} parameters, expected {expected}"

@@ -1,6 +1,6 @@
 //! How weights are created: names, shapes and first values.
 
-use crate::params::{Init, Param, Piece, Table, Vars};
+use crate::params::{DrawnPart, Init, Param, Table, Vars};
 use crate::tape::{Tape, Var};
 
 /// Adds weights to the table under a prefix.
@@ -56,8 +56,8 @@ impl<'a> Build<'a> {
         self.add(name, &[out, width], Init::Beside(pieces), true)
     }
 
-    fn piece(&self, name: &str, len: usize, std: f32) -> Piece {
-        Piece { name: format!("{}{name}", self.prefix), len, std }
+    fn piece(&self, name: &str, len: usize, std: f32) -> DrawnPart {
+        DrawnPart { name: format!("{}{name}", self.prefix), len, std }
     }
 
     /// Any other shape, N(0, std^2).

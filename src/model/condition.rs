@@ -123,7 +123,7 @@ impl Condition {
     }
 
     /// The same with its constants on a device.
-    pub fn to_gpu(mut self, gpu: &Gpu) -> Self {
+    pub fn onto(mut self, gpu: &Gpu) -> Self {
         for rows in &mut self.rows {
             if let Rows::Described { features, .. } = rows {
                 *features = features.to_gpu(gpu, "features of perturbations", gpu.real());

@@ -54,8 +54,8 @@ impl Flow {
     }
 
     /// The same with its constants on a device.
-    pub fn to_gpu(self, gpu: &Gpu) -> Self {
-        Flow { condition: self.condition.to_gpu(gpu), ..self }
+    pub fn onto(self, gpu: &Gpu) -> Self {
+        Flow { condition: self.condition.onto(gpu), ..self }
     }
 
     /// Z_t `[B, N, D]`, one time and T tokens per set -> `[B, N, D]`: Z1^ or U^, as the config's variant says.

@@ -12,7 +12,7 @@
 //!   repeatable yes: dw is summed in blocks of rows, then block by block
 //! ```
 
-use crate::gpu::{Arg, Grid, PROCESSORS, Real, args};
+use crate::gpu::{Grid, PROCESSORS, Real, args};
 use crate::ops::blocks;
 use crate::ops::column_sums;
 use crate::ops::vector::dot;
@@ -92,19 +92,8 @@ pub fn backward(
     let row = [width];
     let mut given: Vec<Shaped> = vec![(x, x.shape()), (dy, x.shape())];
     given.extend(before.as_ref().map(|sum| (sum, x.shape())).into_iter().chain(w.map(|w| (w, &row[..]))));
-    if let Some(gpu) = agree("rms_norm", &given, &[(rstd, &[x.rows()])]) {
-        // If nobody else reads the sum so far, the new one takes its place.
-        let fresh = || x.like("rms_norm dx");
-        let dx =
-            before.as_ref().filter(|sum| sum.is_alone()).map_or_else(fresh, |sum| sum.reshape(x.shape()));
-        // At least two rows per warp: a block's parts cost as much memory as a row of f32.
-        let kernel = Kernel::of(x, &[Some(x), Some(dy), before.as_ref(), w]);
-        let count = x.rows().div_ceil(16).min(kernel.blocks);
-        let parts = w.map(|_| Tensor::on(gpu, "rms_norm parts of dw", &[count, width], Real::F32));
-        let y = again.then(|| x.like("rms_norm y"));
-        let written = [Some(&dx), parts.as_ref(), y.as_ref()];
-        launch_backward(kernel.name, written, [before.as_ref(), Some(dy), Some(x), w, Some(rstd)], count);
-        return (dx, parts.and_then(|parts| column_sums::gradient_of(&parts, sink)), y);
+    if agree("rms_norm", &given, &[(rstd, &[x.rows()])]).is_some() {
+        return backward_on(x, w, rstd, dy, before.as_ref(), again, sink);
     }
     let size = blocks::rows(width) * width;
     let (dx, parts) = blocks::make_fold(x.len(), size, |i, block| {
@@ -160,19 +149,29 @@ impl Kernel {
     }
 }
 
-/// `written`: dx, parts, y. `read`: the sum to add to dx; then dy, x, w, rstd.
-fn launch_backward(
-    kernel: &'static str,
-    written: [Option<&Tensor>; 3],
-    read: [Option<&Tensor>; 5],
-    count: usize,
-) {
-    let x = read[2].expect("rms_norm: x");
-    let args: Vec<Arg> = written.into_iter().chain(read).map(Arg::from).collect();
-    let args = [&args[..], &args![x.rows(), x.width()]].concat();
+fn backward_on(
+    x: &Tensor,
+    w: Option<&Tensor>,
+    rstd: &Tensor,
+    dy: &Tensor,
+    before: Option<&Tensor>,
+    again: bool,
+    sink: Option<&Sink>,
+) -> (Tensor, Option<Tensor>, Option<Tensor>) {
+    let (gpu, rows, width) = (x.device(), x.rows(), x.width());
+    // If nobody else reads the sum so far, the new one takes its place.
+    let fresh = || x.like("rms_norm dx");
+    let dx = before.filter(|sum| sum.is_alone()).map_or_else(fresh, |sum| sum.reshape(x.shape()));
+    // At least two rows per warp: a block's parts cost as much memory as a row of f32.
+    let kernel = Kernel::of(x, &[Some(x), Some(dy), before, w]);
+    let count = rows.div_ceil(16).min(kernel.blocks);
+    let parts = w.map(|_| Tensor::on(gpu, "rms_norm parts of dw", &[count, width], Real::F32));
+    let y = again.then(|| x.like("rms_norm y"));
+    let args = args![&dx, parts.as_ref(), y.as_ref(), before, dy, x, w, rstd, rows, width];
     // SAFETY: dx and y were made like x, parts for `count` blocks; dy and what is added to dx were found to be like x, w to hold a
     // row, rstd one number per row. What is added may be dx itself: a thread reads a number before it writes it.
-    unsafe { x.device().launch("rms_norm", kernel, Grid::new(count, 256), &args) };
+    unsafe { gpu.launch("rms_norm", kernel.name, Grid::new(count, 256), &args) };
+    (dx, parts.and_then(|parts| column_sums::gradient_of(&parts, sink)), y)
 }
 
 /// The definition, in plain loops over f64.

@@ -62,14 +62,14 @@ pub enum Init {
     /// These values.
     Values(Vec<f32>),
     /// A matrix made of pieces on top of each other, each of `len` rows.
-    Above(Vec<Piece>),
+    Above(Vec<DrawnPart>),
     /// A matrix made of pieces side by side, each of `len` columns.
-    Beside(Vec<Piece>),
+    Beside(Vec<DrawnPart>),
 }
 
 /// A normal matrix that is part of another and is drawn under its own name.
 #[derive(Clone, Debug)]
-pub struct Piece {
+pub struct DrawnPart {
     /// The name that keys its draws.
     pub name: String,
     /// Rows or columns.
@@ -82,7 +82,7 @@ impl Init {
     /// Whether there are as many first values as a parameter of this shape has.
     fn fits(&self, shape: &[usize]) -> bool {
         let (count, width) = (shape.iter().product::<usize>(), shape.last().copied().unwrap_or(1));
-        let of = |pieces: &[Piece]| pieces.iter().map(|piece| piece.len).sum::<usize>();
+        let of = |pieces: &[DrawnPart]| pieces.iter().map(|piece| piece.len).sum::<usize>();
         match self {
             Init::Normal(_) | Init::Constant(_) => true,
             Init::Values(values) => values.len() == count,
@@ -99,7 +99,7 @@ impl Init {
             Init::Values(values) => numbers.copy_from_slice(values),
             Init::Above(pieces) => {
                 let mut rest = numbers;
-                for Piece { name, len, std } in pieces {
+                for DrawnPart { name, len, std } in pieces {
                     let (own, behind) = rest.split_at_mut(len * width);
                     normal(name, *std, own, rng);
                     rest = behind;
@@ -107,7 +107,7 @@ impl Init {
             }
             Init::Beside(pieces) => {
                 let mut at = 0;
-                for Piece { name, len, std } in pieces {
+                for DrawnPart { name, len, std } in pieces {
                     let mut own = vec![0.0; numbers.len() / width * len];
                     normal(name, *std, &mut own, rng);
                     let rows = numbers.chunks_exact_mut(width).zip(own.chunks_exact(*len));
@@ -250,7 +250,7 @@ mod tests {
 
     #[test]
     fn a_parameter_that_cannot_be_drawn_is_refused_when_it_is_added() {
-        let piece = |len| Piece { name: "w".to_string(), len, std: 1.0 };
+        let piece = |len| DrawnPart { name: "w".to_string(), len, std: 1.0 };
         let add = |shape: &[usize], init| Table::default().add("w", shape, init, true);
         assert!(told(|| add(&[], Init::Constant(0.0))).contains("w has no axes"));
         for init in [

@@ -56,6 +56,11 @@ fn two_or_more(text: &str) -> std::result::Result<usize, String> {
 /// GPU holds what the larger presets make of more cells.
 const MOST_COUNTED: u64 = 1 << 33;
 
+/// The vocabularies for which the presets' sizes are stated.
+pub fn vocabulary() -> Vocabulary {
+    Vocabulary { cell_types: 50, perturbations: 1200, batches: 14, features: None }
+}
+
 /// The model and its one batch.
 #[derive(Debug)]
 pub struct MadeUp {
@@ -96,8 +101,7 @@ impl MadeUp {
         let set = [format!("data.sets={}", sizes.sets), format!("data.cells={}", sizes.cells)];
         let config = Config::load(Some(&sizes.preset), None, &set)?;
         let statistics = Statistics { mean: vec![0.1; sizes.genes], std: vec![0.1; sizes.genes] };
-        // The vocabularies for which the presets' sizes are stated.
-        let vocabulary = Vocabulary { cell_types: 50, perturbations: 1200, batches: 14, features: None };
+        let vocabulary = vocabulary();
         let sets = if trains { sizes.sets } else { 0 };
         check_memory(&config, &vocabulary, sizes.genes, [1, sets], gpu.is_some())?;
         let learner = Learner::new(&config, &vocabulary, statistics, gpu)?;

@@ -5,7 +5,7 @@ use crate::data::shard::Scale;
 use crate::gpu::{Gpu, Real};
 use crate::ops::gather::{Cells, Span, gather};
 use crate::rng::Rng;
-use crate::train::{bytes, scaling, spans};
+use crate::train::{row_scaling, row_spans, stored_bytes};
 
 use super::Check;
 
@@ -52,13 +52,13 @@ fn cells(count: usize, genes: usize, stored: Stored) -> Rows {
 
 /// Makes some of the rows, in the given order, from arrays that hold all of them.
 fn gathered(gpu: &Gpu, all: &Rows, order: &[usize], genes: usize) -> Vec<f32> {
-    let (values, wide) = bytes(&all.values);
+    let (values, wide) = stored_bytes(&all.values);
     let values = gpu.upload("values", values);
     let genes_of = gpu.upload("genes", &all.genes);
     let resident = Cells { stored: all.genes.len(), genes: &genes_of, values: &values, wide };
-    let of_all = spans(all);
+    let of_all = row_spans(all);
     let spans = gpu.upload("spans", &order.iter().map(|&r| of_all[r]).collect::<Vec<Span>>());
-    gather(&resident, &spans, order.len(), genes, scaling(all)).to_host().into_vec()
+    gather(&resident, &spans, order.len(), genes, row_scaling(all)).to_host().into_vec()
 }
 
 /// Checks every storage and size; the error is the largest of any number, relative to the host's.

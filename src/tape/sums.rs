@@ -126,11 +126,7 @@ pub fn stored(x: &Tensor, real: Real) -> Tensor {
         return x.clone();
     }
     let y = Tensor::on(x.device(), "a gradient stored otherwise", x.shape(), real);
-    let kernel = if real == Real::F32 { "cast_to_f32" } else { "cast_to_real" };
-    let args = args![&y, x, x.len() as u64];
-    // SAFETY: both casts read x and write y element by element; both hold `count` numbers, one as f32, the other as the device's:
-    // there is no third storage.
-    unsafe { x.device().launch("cast", kernel, Grid::eights(x.len()), &args) };
+    y.cast_from(x);
     y
 }
 

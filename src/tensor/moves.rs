@@ -5,7 +5,7 @@ use std::sync::Arc;
 use half::bf16;
 
 use super::{Storage, Tensor, check_storage};
-use crate::gpu::{Gpu, Pinned, Real};
+use crate::gpu::{Gpu, Grid, Pinned, Real, args};
 
 impl Tensor {
     /// A copy of host numbers on a device, rounded if stored as bf16.
@@ -63,6 +63,21 @@ impl Tensor {
         assert!(self.real() == Real::F32, "send: {self:?} is not f32");
         let (buffer, from) = self.place("send");
         to.receive(4 * at..4 * (at + self.len()), buffer, from);
+    }
+
+    /// Writes the numbers of `other`, as many in the other storage on the same device, over these: rounded to the nearest, ties to
+    /// even, if these are bf16.
+    ///
+    /// # Panics
+    /// If their number, storage or device does not fit.
+    pub(crate) fn cast_from(&self, other: &Tensor) {
+        let fits = self.len() == other.len() && self.real() != other.real() && self.is_on(other.gpu());
+        assert!(fits, "cast: {other:?} into {self:?}");
+        let kernel = if self.real() == Real::F32 { "cast_to_f32" } else { "cast_to_real" };
+        let args = args![self, other, other.len() as u64];
+        // SAFETY: both casts read `other` and write these element by element; one of the two is f32, the other the device's `real`:
+        // there is no third storage.
+        unsafe { self.device().launch("cast", kernel, Grid::eights(other.len()), &args) };
     }
 
     /// Copies the numbers of `other`, in the same storage on the same device, over these, from number `at` on.

@@ -111,7 +111,7 @@ impl Feed {
             Source::Resident(post, own) => {
                 let spans: Vec<Span> = batch.numbers.iter().map(|&cell| own.spans[cell as usize]).collect();
                 post.send([("positions of a step's cells", bytemuck::cast_slice(&spans))], |[sent]| {
-                    gather(&own.cells(), sent, spans.len(), g, scaling(&batch.rows))
+                    gather(&own.cells(), sent, spans.len(), g, row_scaling(&batch.rows))
                 })
             }
         };
@@ -126,7 +126,7 @@ impl Feed {
 
 /// Sends a step's own rows and lays them out.
 fn streamed(post: &mut Post, rows: &Rows, genes: usize) -> Tensor {
-    let ((values, wide), spans) = (bytes(&rows.values), spans(rows));
+    let ((values, wide), spans) = (stored_bytes(&rows.values), row_spans(rows));
     let parts = [
         ("positions of a step's cells", bytemuck::cast_slice(&spans)),
         ("a step's values", values),
@@ -134,7 +134,7 @@ fn streamed(post: &mut Post, rows: &Rows, genes: usize) -> Tensor {
     ];
     post.send(parts, |[sent, values, genes_of]| {
         let cells = Cells { stored: rows.genes.len(), genes: genes_of, values, wide };
-        gather(&cells, sent, spans.len(), genes, scaling(rows))
+        gather(&cells, sent, spans.len(), genes, row_scaling(rows))
     })
 }
 
@@ -170,13 +170,13 @@ fn resident(data: &Data, gpu: &Gpu, stored: usize) -> Source {
 
 /// Writes rows into the arrays, from number `at` onwards.
 fn send(own: &Own, at: usize, rows: &Rows) {
-    let (values, wide) = bytes(&rows.values);
+    let (values, wide) = stored_bytes(&rows.values);
     own.genes.write(2 * at, &rows.genes);
     own.values.write(if wide { 4 } else { 2 } * at, values);
 }
 
 /// Stored values as they are sent, and whether they are f32.
-pub(crate) fn bytes(values: &Counts) -> (&[u8], bool) {
+pub(crate) fn stored_bytes(values: &Counts) -> (&[u8], bool) {
     match values {
         Counts::U16(values) => (bytemuck::cast_slice(values), false),
         Counts::F32(values) => (bytemuck::cast_slice(values), true),
@@ -184,13 +184,13 @@ pub(crate) fn bytes(values: &Counts) -> (&[u8], bool) {
 }
 
 /// Where each row's stored numbers are, and by what they are divided.
-pub(crate) fn spans(rows: &Rows) -> Vec<Span> {
+pub(crate) fn row_spans(rows: &Rows) -> Vec<Span> {
     let ends = rows.starts.windows(2).zip(&rows.scale);
     ends.map(|(ends, &scale)| Span { begin: ends[0].into(), count: ends[1] - ends[0], scale }).collect()
 }
 
 /// How stored values become the network's values.
-pub(crate) fn scaling(rows: &Rows) -> Scaling {
+pub(crate) fn row_scaling(rows: &Rows) -> Scaling {
     match rows.kind {
         Scale::Counts => Scaling { log: true, by: 1.0 / rows.factor },
         Scale::Log1p => Scaling { log: false, by: 1.0 / rows.factor },

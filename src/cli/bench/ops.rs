@@ -113,7 +113,7 @@ fn time_all(place: &Place, rows: &[Row], turns: usize, mut told: impl FnMut(&Tim
         let timed = match place.gpu() {
             Some(_) => time(place, row, turns),
             // Inside the pool, as in a step: an op then wakes one core fewer.
-            None => rayon::in_place_scope(|_| time(place, row, turns)),
+            None => rayon::scope(|_| time(place, row, turns)),
         };
         timed.iter().for_each(&mut told);
     }

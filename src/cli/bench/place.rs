@@ -12,7 +12,7 @@ use crate::rng::Rng;
 use crate::selftest::Case;
 use crate::tape::{Tape, Var};
 use crate::tensor::Tensor;
-use crate::train::spans;
+use crate::train::row_spans;
 
 /// Does the timed work once, with the copy of this number, modulo the number of copies. What only prepares it is not timed.
 pub type Turn = Box<dyn FnMut(usize) -> Took>;
@@ -179,7 +179,7 @@ impl Place {
             return Box::new(move |_| Took::of(None, || cells.dense(&mut dense)));
         };
         let Counts::U16(values) = &cells.values else { unreachable!("counts are narrow") };
-        let spans = gpu.upload("spans", &spans(&cells));
+        let spans = gpu.upload("spans", &row_spans(&cells));
         let copies = self.copies(4 * cells.genes.len());
         let stored = cells.genes.len();
         let made: Vec<[Buffer; 2]> =

@@ -6,8 +6,8 @@
 use super::place::{Place, STORED, Turn};
 use crate::config::{Config, MmdKernel};
 use crate::error::{Error, Result, unknown};
-use crate::model::condition::Vocabulary;
 use crate::model::{Model, Statistics};
+use crate::profile::vocabulary;
 use crate::selftest::case;
 
 /// An op: the names of its sizes, small ones for a try, and the rest as functions of them.
@@ -219,6 +219,5 @@ pub fn of_preset(name: &str) -> Result<Vec<Row>> {
 /// L, the length of the flat buffer of a preset's weights.
 fn weights(config: &Config) -> usize {
     let statistics = Statistics { mean: vec![0.1; GENES], std: vec![0.1; GENES] };
-    let vocabulary = Vocabulary { cell_types: 50, perturbations: 1200, batches: 14, features: None };
-    Model::new(config, &vocabulary, statistics).1.len()
+    Model::new(config, &vocabulary(), statistics).1.len()
 }

@@ -132,7 +132,10 @@ impl<R: Rows> Population<R> {
     pub fn extend_measured(&mut self, data: &Data, labels: [&str; 3], cells: Range<u64>) -> Result<()> {
         let manifest = data.manifest();
         if self.genes != manifest.genes {
-            return Err(Error::setting("data", "has other genes, or another order of them, than this population"));
+            return Err(Error::setting(
+                "data",
+                "has other genes, or another order of them, than this population",
+            ));
         }
         if self.unit == Unit::Counts && manifest.scale != Scale::Counts {
             let what =
