@@ -36,7 +36,7 @@ use crate::config::Observe;
 use crate::data::controls::Controls;
 use crate::data::h5ad::{H5ad, Writer};
 use crate::data::observe::{self, Observer};
-use crate::data::population::{Population, WARNING};
+use crate::data::population::{Population, Unit, WARNING};
 use crate::data::shard::{Data, Manifest};
 use crate::data::split::Part;
 use crate::error::{Error, Result, counted};
@@ -50,6 +50,7 @@ mod effects;
 mod held_out;
 mod request;
 mod runs;
+mod unit;
 mod unseen;
 
 pub use controls::ControlFile;
@@ -76,6 +77,8 @@ pub struct Settings {
     pub with_controls: bool,
     /// Used instead of the run's own `predict.observe`.
     pub observe: Option<Observe>,
+    /// In which unit cells are written, what was measured too; counts are those that `observe` draws.
+    pub unit: Unit,
     /// A table of features of perturbations that the run's data do not have, in the columns of the run's own.
     pub features: Option<PathBuf>,
     /// Seeds control draws, start noise and counts.
@@ -83,7 +86,7 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// As the run observes, on the CPU, without control cells or effects, by seed 0.
+    /// Log1p values, as the run observes, on the CPU, without control cells or effects, by seed 0.
     pub fn new(run: &Path, source: Source, out: &Path) -> Settings {
         Settings {
             gpu: None,
@@ -93,6 +96,7 @@ impl Settings {
             source,
             with_controls: false,
             observe: None,
+            unit: Unit::Log1p,
             features: None,
             seed: 0,
         }
@@ -199,6 +203,8 @@ struct Job {
     asks: Vec<Ask>,
     /// Whether nothing shows to which total the control cells were scaled.
     untold: bool,
+    /// Whether the control cells were read as counts.
+    counts: bool,
     /// Log1p values of the control cells by number, if they come from a file and are to be written.
     logs: Logs,
 }
@@ -240,7 +246,7 @@ impl Pool {
 /// A run, data or a request that cannot be used; a file that cannot be written; a GPU that failed; [`Error::Stopped`] if it is asked
 /// to stop before its file is put in its place, and then nothing is written.
 pub fn predict(settings: &Settings, progress: &Progress) -> Result<Report> {
-    guard(|| write(settings, progress)).map_err(|error| match error {
+    guard(|| predicted(settings, progress)).map_err(|error| match error {
         Error::Stopped(_) => error.followed_by("; nothing is written"),
         other => other,
     })
@@ -248,7 +254,7 @@ pub fn predict(settings: &Settings, progress: &Progress) -> Result<Report> {
 
 const UNBEGUN: &str = "predict was stopped before the first cell";
 
-fn write(settings: &Settings, progress: &Progress) -> Result<Report> {
+fn predicted(settings: &Settings, progress: &Progress) -> Result<Report> {
     let checkpoints = runs::checkpoints(&settings.runs)?;
     settings.source.apart_from(settings, &checkpoints)?;
     let runs = Runs::load(settings, checkpoints.clone(), progress)?;
@@ -256,7 +262,7 @@ fn write(settings: &Settings, progress: &Progress) -> Result<Report> {
     let mut report = Report { checkpoints, out: settings.out.clone(), ..Report::default() };
     let manifest = runs.data();
     let observe = settings.observe.map_or_else(|| runs.observe(&mut report.notes), Ok)?;
-    let observer = Observer::asked(observe, manifest.target)?;
+    let observer = unit::observer(settings.unit, observe, manifest)?;
     report.notes.extend(runs.unfinished());
     let (job, measured) = match &settings.source {
         Source::Data { data, split, part, real_controls, .. } => {
@@ -267,6 +273,7 @@ fn write(settings: &Settings, progress: &Progress) -> Result<Report> {
             (request::job(&runs, controls, request, settings.with_controls, &mut report)?, None)
         }
     };
+    unit::check(settings, &job, measured.as_ref())?;
     unseen::tell(&runs, &job, &mut report);
     report.warnings.extend(controls::other_scale(&runs, &job));
     let effects = match &settings.effects_out {
@@ -279,15 +286,15 @@ fn write(settings: &Settings, progress: &Progress) -> Result<Report> {
         .chain(settings.source.real_out())
         .try_for_each(|path| aside::writable(path))?;
     progress.go_on(UNBEGUN)?;
-    let mut made = Made { population: Population::create(&settings.out, manifest)?, effects };
+    let mut made = Made { population: unit::population(settings, manifest)?, effects, manifest };
     fill(&runs.predictors(settings.seed), &job, observer.as_ref(), &mut made, &mut report, progress)?;
-    let Made { mut population, effects } = made;
     if settings.with_controls {
         report.control_cells = match &measured {
-            Some(held_out) => held_out.push_controls(&mut population)?,
-            None => push_controls(job, &manifest.control, &mut population)?,
+            Some(held_out) => held_out.push_controls(&mut made.population)?,
+            None => made.push_controls(job)?,
         };
     }
+    let Made { mut population, effects, .. } = made;
     let mut notes = runs.notes(settings);
     notes.extend(measured.as_ref().map(|of| ("split".into(), of.split().into())));
     if !report.warnings.is_empty() {
@@ -302,7 +309,8 @@ fn write(settings: &Settings, progress: &Progress) -> Result<Report> {
         report.effects_out = Some(path.clone());
     }
     if let (Some(path), Some(measured)) = (settings.source.real_out(), &measured) {
-        (report.real_out, report.measured_cells) = (Some(path.clone()), Some(measured.write(path)?));
+        (report.real_out, report.measured_cells) =
+            (Some(path.clone()), Some(measured.write(path, settings.unit)?));
     }
     Ok(report)
 }
@@ -318,6 +326,7 @@ struct Made<'a> {
     population: Population<Writer>,
     /// If they are to be written.
     effects: Option<MeanEffects<'a>>,
+    manifest: &'a Manifest,
 }
 
 /// Predicts each population.
@@ -347,7 +356,7 @@ fn fill(
     let work = progress.begin("predict", 0, total as u64, "cells");
     for Ask { request, pool } in &job.asks {
         let labels = predictors[0].data.names_of(request.conditions);
-        let names = &job.pools[*pool].names;
+        let Pool { names, controls, .. } = &job.pools[*pool];
         let means = contexts[*pool].predict(*request, observer, |row, control| {
             work.go_on()?;
             if let Some(bad) = row.iter().find(|x| !x.is_finite()) {
@@ -358,7 +367,7 @@ fn fill(
                 );
                 return Err(Error::format(report.by(), what));
             }
-            made.population.push_predicted(labels, row, &names[control])
+            made.push_predicted(labels, row, &names[control], controls.library[control])
         })?;
         if let Some(effects) = &mut made.effects {
             effects.push(labels, request.cells, &means);
@@ -368,19 +377,4 @@ fn fill(
         work.add(request.cells as u64);
     }
     Ok(())
-}
-
-/// Writes each control cell of a file once, under the control label; returns how many.
-fn push_controls(mut job: Job, control: &str, population: &mut Population<Writer>) -> Result<usize> {
-    let before = population.len();
-    for Pool { names, labels, .. } in &job.pools {
-        let Some(WrittenAs { cell_type, cells, batches }) = labels else { continue };
-        for ((cell, name), batch) in cells.iter().zip(names).zip(batches) {
-            // Contexts without controls of their own share those of other batches.
-            if let Some((genes, values)) = job.logs.remove(cell) {
-                population.push_measured(name, [cell_type, control, batch], &genes, &values)?;
-            }
-        }
-    }
-    Ok(population.len() - before)
 }

@@ -56,4 +56,5 @@ mod tahoe;
 mod tenx;
 mod train;
 mod train_log;
+mod units;
 mod words;

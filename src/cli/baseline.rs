@@ -11,7 +11,7 @@ use crate::baseline::{Baselines, Kind, Settings};
 use crate::config::Observe;
 use crate::data::features::{FeatureTable, Features};
 use crate::data::h5ad::H5ad;
-use crate::data::population::{Beside, write_measured};
+use crate::data::population::{Beside, Unit, write_measured};
 use crate::data::shard::Data;
 use crate::data::split::{Part, Split};
 use crate::error::{Error, Result};
@@ -107,7 +107,7 @@ pub fn run(args: Args) -> Result<()> {
     let cells: usize = groups.iter().map(|&group| data.groups()[group as usize].cells as usize).sum();
     let (populations, control_cells) = (groups.len(), written - cells);
     let controls = if settings.with_controls { Beside::Own } else { Beside::Nothing };
-    let measure = |path| write_measured(path, &data, groups, controls, &split.hash);
+    let measure = |path| write_measured(path, &data, groups, controls, Unit::Log1p, &split.hash);
     let measured_cells = args.real_out.as_deref().map(measure).transpose()?;
     if args.json {
         let told = json!({

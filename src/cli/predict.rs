@@ -6,6 +6,7 @@ use super::sources::{AskedScale, matrix};
 use super::written::Written;
 use super::{device, signal, words};
 use crate::config::Observe;
+use crate::data::population::Unit;
 use crate::data::split::Part;
 use crate::error::{Error, Result, counted, some_of};
 use crate::predict::{ControlFile, Report, Settings, Source, predict};
@@ -48,7 +49,7 @@ pub struct Args {
     /// Populations to predict, a .csv with the columns perturbation,cell_type,batch,cells (or a .tsv; .gz or not)
     #[arg(long, value_name = "R.csv", requires = "controls", conflicts_with = "data")]
     request: Option<PathBuf>,
-    /// File to write, with log1p values
+    /// File to write
     #[arg(long, value_name = "PRED.h5ad")]
     out: PathBuf,
     /// Also write the mean effect of each population, before counts are drawn. X is the mean of its cells minus that of the control
@@ -92,6 +93,9 @@ pub struct Args {
     perturbation_features: Option<PathBuf>,
     #[command(flatten)]
     device: device::Choice,
+    /// What values to write, in --real-out too; counts are those that `poisson` draws
+    #[arg(long, value_enum, default_value_t = Unit::Log1p)]
+    values: Unit,
     /// Seed for drawing control cells, start noise and counts
     #[arg(long, default_value_t = 0)]
     seed: u64,
@@ -127,6 +131,7 @@ pub fn run(args: Args) -> Result<()> {
         source,
         with_controls: args.with_controls,
         observe: args.observe,
+        unit: args.values,
         features: args.perturbation_features,
         seed: args.seed,
     };

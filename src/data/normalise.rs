@@ -39,6 +39,11 @@ pub fn log_value(stored: f32, scale: Scale, divisor: f32) -> f32 {
     }
 }
 
+/// The count of which this is the [`log_value`], if the count is below 100,000.
+pub fn count_of(log: f32, divisor: f32) -> f32 {
+    (f64::from(log).exp_m1() * f64::from(divisor)).round() as f32
+}
+
 /// [`log_value`] of one cell's values. A cell has hundreds of ones and twos: each small count is computed once.
 pub struct LogValues {
     scale: Scale,
@@ -129,6 +134,15 @@ mod tests {
                 let (found, wanted) = (logs.of(value), log_value(value, scale, divisor));
                 assert!(found.to_bits() == wanted.to_bits(), "{scale:?} {value}: {found}, not {wanted}");
             }
+        }
+    }
+
+    #[test]
+    fn a_log_tells_its_count() {
+        for library in [30.0f32, 1_777.0, 5_000.0, 100_000.0, 3e6] {
+            let divisor = divisor(library, 1e4);
+            let of = |count: u32| count_of(log_value(count as f32, Scale::Counts, divisor), divisor);
+            assert!((0..100_000).all(|count| of(count) == count as f32), "{library}");
         }
     }
 

@@ -37,6 +37,8 @@ pub fn known(library: f32) -> bool {
 /// Draws measurement-like cells around decoded means. Each table is made when a library size first needs it.
 pub struct Observer {
     target: f64,
+    /// Whether what is drawn stays counts.
+    counts: bool,
     bins: Vec<OnceLock<Table>>,
 }
 
@@ -73,10 +75,16 @@ impl Observer {
     pub fn new(target: f64) -> Observer {
         assert!(target > 0.0 && target.is_finite(), "observer: target {target} is not a positive number");
         let bins = (2.0 * OCTAVES * BINS_AN_OCTAVE) as usize + 2;
-        Observer { target, bins: (0..bins).map(|_| OnceLock::new()).collect() }
+        Observer { target, counts: false, bins: (0..bins).map(|_| OnceLock::new()).collect() }
     }
 
-    /// Replaces decoded means by a measurement of them, both log1p(count * target / library), `[G]`.
+    /// One that leaves the counts as they are drawn.
+    pub fn in_counts(self) -> Observer {
+        Observer { counts: true, ..self }
+    }
+
+    /// Replaces decoded means by a measurement of them, both log1p(count * target / library), or by its counts
+    /// ([`Observer::in_counts`]), `[G]`.
     ///
     /// Means below 0 count as 0, those above log1p(target) (all counts of the cell in one gene) as log1p(target); NaN stays
     /// NaN. A `library` that is not a positive number (an empty cell) is taken as `target`.
@@ -89,7 +97,7 @@ impl Observer {
                 mean_log1p[gene] = 0.0;
             } else if !mean.is_nan() {
                 let count = poisson(rates.at(mean), v, || rng.at(gene as u64));
-                mean_log1p[gene] = logs.of(count as f32);
+                mean_log1p[gene] = if self.counts { count as f32 } else { logs.of(count as f32) };
             }
         });
     }

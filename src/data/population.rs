@@ -85,7 +85,7 @@ pub struct Population<R = Cells> {
     names: Vec<String>,
     /// Cell type, perturbation, batch.
     labels: [Growing; 3],
-    /// Total counts over all measured genes, of cells held as measured counts; else 0.
+    /// Total counts over all measured genes, of cells held as counts; else 0.
     totals: Vec<f64>,
     /// Name of the control cell that a model made it from; missing if none did.
     predicted_from: Growing,
@@ -283,6 +283,11 @@ impl<R: Rows> Population<R> {
         self.totals.push(0.0);
         self.predicted_from.push(from);
         Ok(())
+    }
+
+    /// Gives the cell that was appended last its total counts.
+    pub(crate) fn set_total(&mut self, total: f32) {
+        *self.totals.last_mut().expect("a cell") = total.into();
     }
 
     /// Predicted cells are numbered.

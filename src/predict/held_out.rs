@@ -8,7 +8,7 @@ use super::unseen::hint;
 use super::{Ask, Job, Pool, Report, Runs, check_memory};
 use crate::data::controls::{Usable, control_pool};
 use crate::data::h5ad::Writer;
-use crate::data::population::{Beside, Population, other_controls, push_controls, write_measured};
+use crate::data::population::{Beside, Population, Unit, other_controls, push_controls, write_measured};
 use crate::data::shard::{Data, Same, Scale};
 use crate::data::split::{Part, Split};
 use crate::error::{Error, Result};
@@ -37,6 +37,14 @@ impl HeldOut {
         Ok(HeldOut { data, part, split, controls })
     }
 
+    /// Whether all that is measured is known as counts.
+    pub fn has_counts(&self) -> bool {
+        [Some(&self.data), self.controls.as_ref()]
+            .into_iter()
+            .flatten()
+            .all(|data| data.manifest().scale == Scale::Counts)
+    }
+
     /// SHA-256 of the split file.
     pub fn split(&self) -> &str {
         &self.split.hash
@@ -60,7 +68,7 @@ impl HeldOut {
         part.check_some(data, "part")?;
         report.notes.extend(part.note(data));
         let untold = here.scale != Scale::Counts && here.target.is_none();
-        let mut job = Job { untold, ..Job::default() };
+        let mut job = Job { untold, counts: here.scale == Scale::Counts, ..Job::default() };
         // By control groups: batches without controls of their own share those of the cell type.
         let mut places: HashMap<Range<u32>, usize> = HashMap::new();
         let mut held = 0;
@@ -113,9 +121,9 @@ impl HeldOut {
 
     /// Writes what was measured of the predicted groups, with the controls of their pools or those that were asked for; returns
     /// the number of cells.
-    pub fn write(&self, path: &Path) -> Result<usize> {
+    pub fn write(&self, path: &Path, unit: Unit) -> Result<usize> {
         let controls = self.controls.as_ref().map_or(Beside::Own, Beside::Of);
-        write_measured(path, &self.data, &self.part.groups, controls, &self.split.hash)
+        write_measured(path, &self.data, &self.part.groups, controls, unit, &self.split.hash)
     }
 }
 
@@ -148,7 +156,9 @@ mod tests {
         preprocess(&settings, &Progress::silent()).expect("shards");
         std::fs::write(&split, "[datasets]\ncells = \"data\"\n[training]\ncells = \"train\"\n")
             .expect("written");
-        HeldOut::open(&data, &split, Part::Train, None).and_then(|held| held.write(&real)).expect("written");
+        HeldOut::open(&data, &split, Part::Train, None)
+            .and_then(|held| held.write(&real, Unit::Log1p))
+            .expect("written");
         let file = H5ad::open(&real).expect("readable");
         let types = file.obs().labels(&real, "cell_type").expect("a column");
         assert_eq!(types.names, world.truth.cell_types[..1]);

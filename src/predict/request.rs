@@ -79,7 +79,7 @@ pub fn job(
     let names = names.get(file, 0..file.shape().0)?;
     let mut cells = Wanted::of(&members, manifest, keep);
     cells.gather(manifest, &labelled, controls, report)?;
-    (job.logs, job.untold) = (cells.logs, cells.untold);
+    (job.logs, job.untold, job.counts) = (cells.logs, cells.untold, cells.counts);
     for (((cell_type, batch), members), controls) in keys.into_iter().zip(&members).zip(cells.pools) {
         let cells = members.iter().map(|&cell| cell as u64).collect();
         let measured_in = |&cell: &usize| labels.batch(cell).unwrap_or(&batch).to_string();
@@ -166,9 +166,17 @@ fn read(manifest: &Manifest, path: &Path) -> Result<Vec<Row>> {
     let places = places(path, table.header())?;
     let mut rows = Vec::new();
     while let Some(row) = table.next()? {
-        let [perturbation, cell_type, batch, cells] =
-            places.map(|place| place.map_or("", |place| row.at(place)).to_string());
-        let cells = cells.parse().map_err(|_| {
+        let [perturbation, cell_type, batch, cells] = places;
+        // With its blanks if the model knows it so, else without.
+        let name = |place: Option<usize>, is_known: &dyn Fn(&str) -> bool| {
+            let Some(place) = place else { return String::new() };
+            let exact = Some(row.exact(place)).filter(|exact| is_known(exact));
+            exact.unwrap_or(row.at(place)).to_string()
+        };
+        let perturbation = name(perturbation, &|name| manifest.knows(name));
+        let cell_type = name(cell_type, &|name| manifest.cell_types.iter().any(|known| known == name));
+        let batch = name(batch, &|name| manifest.batches.iter().any(|known| known == name));
+        let cells = cells.map_or("", |place| row.at(place)).parse().map_err(|_| {
             let asked = COLUMNS.join(",");
             row.wrong(format!("cells is not a whole number of 1 or more; columns are {asked}"))
         })?;
@@ -212,6 +220,8 @@ struct Wanted {
     logs: Logs,
     /// As in [`Job`].
     untold: bool,
+    /// As in [`Job`].
+    counts: bool,
 }
 
 impl Wanted {
@@ -225,7 +235,7 @@ impl Wanted {
                 places.entry(cell).or_default().push((pool, row));
             }
         }
-        Wanted { places, pools, keep, logs: Logs::new(), untold: false }
+        Wanted { places, pools, keep, logs: Logs::new(), untold: false, counts: false }
     }
 
     /// Reads the file once, block by block.
@@ -246,7 +256,8 @@ impl Wanted {
             _ => unclear.of_file(file.path(), SAY),
         })?;
         report.notes.push(format!("{}: {}", file.path().display(), found.why));
-        self.untold = found.scale != Scale::Counts && found.target.is_none();
+        self.counts = found.scale == Scale::Counts;
+        self.untold = !self.counts && found.target.is_none();
         let keys = gene_keys(manifest, file)?;
         let reading = Reading::new(manifest, keys.model, &keys.file, &found).map_err(wrong)?;
         (report.ignored_genes, report.missing_genes) = (reading.ignored(), reading.missing.clone());

@@ -34,15 +34,17 @@ pub enum Beside<'a> {
 /// Writes what was really measured of some groups of a split, identified by its hash; returns the number of cells.
 ///
 /// # Errors
-/// As [`measured`]; other control cells of other genes or on another scale, or none of a cell type; a file that cannot be written.
+/// As [`measured`]; counts of logs; other control cells of other genes or on another scale, or none of a cell type; a file that cannot be written.
 pub fn write_measured(
     path: &Path,
     data: &Data,
     groups: &[u32],
     controls: Beside,
+    unit: Unit,
     split: &str,
 ) -> Result<usize> {
     let mut real = Population::create(path, data.manifest())?;
+    real.unit = unit;
     real.notes = vec![("made_by".into(), "measured cells".into()), ("split".into(), split.into())];
     push_measured(&mut real, data, groups, controls)?;
     real.close()
@@ -155,7 +157,7 @@ impl<R: Rows> Population<R> {
                 };
                 self.push_measured(data.name(cell), labels, &genes, &values)?;
                 if self.unit == Unit::Counts {
-                    self.totals[self.names.len() - 1] = f64::from(row.library);
+                    self.set_total(row.library);
                 }
             }
         }
