@@ -39,12 +39,14 @@ pub(crate) use controls::Reading;
 pub use means::Means;
 
 use crate::checkpoint::Trained;
+use crate::data::controls::rounds;
 use crate::data::effects::Effects;
 use crate::data::observe::Observer;
 use crate::data::shard::Manifest;
 use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::params::Params;
+use crate::rng::Rng;
 use crate::tensor::Tensor;
 
 /// A population to predict: ids in the model's vocabularies; [`Trained::request`] makes one of names.
@@ -122,7 +124,7 @@ pub(crate) fn only_name(perturbation: &str) -> String {
 /// A mean of no cells would be neither a number nor an effect.
 const NO_CELLS: &str = "asks for 0 cells; ask for one or more";
 
-/// Cells used to measure the decoder's own bias in a context: more would not move the mean.
+/// Cells that measure the decoder's own bias in a context: more would not move the mean.
 const CALIBRATION_CELLS: usize = 4096;
 
 impl<'a> Predictor<'a> {
@@ -148,7 +150,11 @@ impl<'a> Predictor<'a> {
         }
         let cells = controls.library.len();
         let used = cells.min(CALIBRATION_CELLS).next_multiple_of(n);
-        let picks: Vec<usize> = (0..used).map(|i| i % cells).collect();
+        let picks: Vec<usize> = match cells > used {
+            // In any order but that of the file, which may list them by batch.
+            true => rounds(Rng::new(0), cells as u64).take(used).map(|i| i as usize).collect(),
+            false => (0..used).map(|i| i % cells).collect(),
+        };
         let mut offset = vec![0.0f64; g];
         for sets in picks.chunks(self.batch() * n) {
             let x0 = self.gather(controls, sets);

@@ -274,6 +274,18 @@ fn drawn(set: &[&str], seed: u64, cells: usize, observe: bool) -> Vec<Vec<f32>> 
 
 /// The same with another mean of all training cells, at which the decoder starts.
 fn drawn_at(mean: f32, set: &[&str], seed: u64, cells: usize, observe: bool) -> Vec<Vec<f32>> {
+    drawn_from(&[0], mean, set, seed, cells, observe)
+}
+
+/// The same from these cells of the file.
+fn drawn_from(
+    rows: &[usize],
+    mean: f32,
+    set: &[&str],
+    seed: u64,
+    cells: usize,
+    observe: bool,
+) -> Vec<Vec<f32>> {
     let trained = Trained::load(&small().run).expect("the run's best");
     let data = &trained.header.data;
     let words: Vec<String> =
@@ -286,7 +298,7 @@ fn drawn_at(mean: f32, set: &[&str], seed: u64, cells: usize, observe: bool) -> 
     let params = Params::new(table, weights);
     let predictor = Predictor { model: &model, params: &params, effects: &trained.effects, data, seed };
     let file = H5ad::open(&small().cells).expect("readable");
-    let x = file.rows(0..1).expect("X");
+    let x = some(&file.rows(0..2).expect("X"), rows);
     let controls =
         ControlCells::of_matrix(data, &file.var().index, &x, None, Told::default()).expect("controls");
     let observer = Observer::asked(Observe::Poisson, data.target).expect("a total").filter(|_| observe);
@@ -325,4 +337,20 @@ fn cells_have_noise_of_their_own_and_another_seed_has_other_noise() {
 fn no_predicted_value_is_below_zero() {
     let made = drawn(&["decoder.activation=identity", "predict.calibrate=false"], 0, 4, false);
     assert!(made.iter().flatten().any(|&x| x == 0.0) && made.iter().flatten().all(|&x| x >= 0.0));
+}
+
+#[test]
+fn a_decoder_is_measured_on_any_of_many_control_cells() {
+    // The flow starts from noise alone, so predictions tell control cells apart by what the decoder makes of them.
+    let mean = |rows: &[usize]| {
+        let made = drawn_from(rows, 0.05, &["flow.start=gaussian"], 0, 16, false);
+        let sum = |gene: usize| made.iter().map(|row| row[gene]).sum::<f32>() / made.len() as f32;
+        (0..made[0].len()).map(sum).collect::<Vec<f32>>()
+    };
+    let apart = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| (a - b).powi(2)).sum::<f32>().sqrt();
+    let mut mixed = [[0; 4500].as_slice(), &[1; 1500]].concat();
+    let first = mean(&mixed);
+    mixed.reverse();
+    let (off, most) = (apart(&first, &mean(&mixed)), apart(&mean(&[0]), &mean(&[1])));
+    assert!(off < 0.1 * most, "{off} of {most}");
 }
