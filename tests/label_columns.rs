@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use scale_engine::data::h5ad::{Column, Frame, H5ad, X, write};
-use scale_engine::data::population::{Beside, write_measured};
+use scale_engine::data::population::{Beside, Unit, write_measured};
 use scale_engine::data::shard::Data;
 use scale_engine::data::simulate::{CONTROL, Settings as World, simulate};
 
@@ -119,7 +119,7 @@ fn a_column_that_is_two_kinds_of_label_is_written_once() {
     let data = Data::open(&settings.out).expect("opened");
     let groups: Vec<u32> = (0..data.groups().len() as u32).collect();
     let out = dir.path().join("cells.h5ad");
-    write_measured(&out, &data, &groups, Beside::Own, "").expect("written");
+    write_measured(&out, &data, &groups, Beside::Own, Unit::Log1p, "").expect("written");
     let file = H5ad::open(&out).expect("readable");
     let names: Vec<&str> = file.obs().columns.iter().map(|(name, _)| name.as_str()).collect();
     assert_eq!(names, [settings.perturbation.as_str(), settings.batch.as_deref().expect("one")]);
@@ -140,4 +140,50 @@ fn whole_numbers_that_pandas_made_decimal_are_labels() {
         let what = batches(vec![2.0, 10.0, 2.0, other, 10.0, 10.0]).expect_err("no labels").to_string();
         assert!(what.contains("\"plate\" contains decimal numbers"), "{what}");
     }
+}
+
+/// Tahoe's release has a drug `"Erdafitinib "`.
+#[test]
+fn blanks_around_a_label_belong_to_it_in_tables_too() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let dir = dir.path();
+    let (path, names) = world(dir, "K562.h5ad", 1);
+    let file = H5ad::open(&path).expect("readable");
+    let labels = file.obs().labels(&path, "perturbation").expect("a column");
+    // Two perturbations that only a blank tells apart, named in a table.
+    let [first, second] = [&names[0], &names[1]];
+    let mut table = String::from("cell,drug\n");
+    for (cell, name) in file.obs().index.iter().enumerate() {
+        let label = labels.get(cell).expect("a label");
+        let label = if label == second { format!("{first} ") } else { label.to_string() };
+        table += &format!("{name},\"{label}\"\r\n");
+    }
+    std::fs::write(dir.join("labels.csv"), table).expect("written");
+    let columns = format!("--labels labels.csv --pert-col drug --control-pert {CONTROL}");
+    done(dir, &format!("preprocess K562.h5ad --out DATA --n-top-genes 40 {columns}"));
+    let data = Data::open(&dir.join("DATA")).expect("readable");
+    assert!(
+        data.manifest().perturbations.contains(&format!("{first} ")),
+        "{:?}",
+        data.manifest().perturbations
+    );
+
+    let split = format!(
+        "[datasets]\nd = \"x\"\n[training]\nd = \"train\"\n[fewshot.\"d.K562\"]\ntest = [{:?}]\n",
+        names[2]
+    );
+    std::fs::write(dir.join("split.toml"), split).expect("written");
+    let features = format!("drug,a,b\n{first},1,2\n\"{first} \",2,1\n{} ,3,3\n", names[2]);
+    std::fs::write(dir.join("features.csv"), features).expect("written");
+    let set: String = set().iter().map(|set| format!(" --set {set}")).collect();
+    let set = set.replace("flow.start=shifted", "flow.start=control");
+    let features = "--perturbation-features features.csv --set train.steps=2";
+    done(dir, &format!("train --data DATA --split split.toml --out RUN --preset tiny{set} {features}"));
+    let request = format!("perturbation,cell_type,cells\n\"{first} \",K562,5\n {first} ,K562,6\n");
+    std::fs::write(dir.join("wanted.csv"), request).expect("written");
+    done(dir, "predict RUN --controls K562.h5ad --labels labels.csv --request wanted.csv --out asked.h5ad");
+    let asked = H5ad::open(&dir.join("asked.h5ad")).expect("readable");
+    let told = asked.obs().labels(asked.path(), "drug").expect("a column");
+    let count = |name: &str| (0..asked.shape().0).filter(|&cell| told.get(cell) == Some(name)).count();
+    assert_eq!((count(&format!("{first} ")), count(first)), (5, 6));
 }

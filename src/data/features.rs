@@ -40,7 +40,7 @@ pub struct FeatureId {
 impl FeatureTable {
     /// Reads a .csv (commas) or a .tsv or .txt (tabs), packed with gzip or not, whose first line names the columns, with the
     /// perturbation in the first one and numbers in all others; or an .h5ad, whose observations are the perturbations and whose X
-    /// has the numbers. Blanks around the fields of a text do not count.
+    /// has the numbers. Of a text, blanks around numbers do not count, nor those around a name, unless a perturbation has them too.
     ///
     /// # Errors
     /// A file that cannot be read; a name that is empty or comes twice, that of a column among them; what is not a finite number;
@@ -95,13 +95,20 @@ impl FeatureTable {
                 text.parse::<f32>().map_err(|_| wrong())
             };
             let numbers = self.columns.iter().zip(row.iter().skip(1)).map(number).collect::<Result<_>>()?;
-            self.add(row.at(0), numbers)?;
+            self.add(row.exact(0), numbers)?;
+        }
+        // A perturbation's name has such blanks too, or is meant without them.
+        let blank: Vec<String> = self.rows.keys().filter(|name| name.trim() != *name).cloned().collect();
+        for name in blank {
+            if !self.rows.contains_key(name.trim()) {
+                self.rows.insert(name.trim().to_string(), self.rows[&name].clone());
+            }
         }
         Ok(())
     }
 
     fn add(&mut self, name: &str, row: Vec<f32>) -> Result<()> {
-        if name.is_empty() {
+        if name.trim().is_empty() {
             return Err(self.wrong("has a row without a name"));
         }
         if let Some(bad) = row.iter().find(|x| !x.is_finite()) {

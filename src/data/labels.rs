@@ -153,7 +153,8 @@ impl Body {
                 let (mut keys, mut labels) = (Vec::new(), vec![Growing::default(); places.len()]);
                 while let Some(row) = file.next()? {
                     keys.push(row.at(key).to_string());
-                    labels.iter_mut().zip(&places).for_each(|(labels, &place)| labels.push(row.at(place)));
+                    let label = |place| if row.at(place).is_empty() { "" } else { row.exact(place) };
+                    labels.iter_mut().zip(&places).for_each(|(labels, &place)| labels.push(label(place)));
                 }
                 (keys, labels.into_iter().map(|labels| labels.finish()).collect())
             }

@@ -81,7 +81,7 @@ pub struct Settings {
     /// h5ad files or 10x output, all with the same genes in any order.
     pub inputs: Vec<PathBuf>,
     /// Table of labels, one row per cell, as parquet or text (columns separated by commas, in a .tsv or .txt by tabs; packed with gzip
-    /// or not; blanks around fields do not count); its columns take precedence over those of obs.
+    /// or not; blanks around a label belong to it); its columns take precedence over those of obs.
     pub labels: Option<PathBuf>,
     /// Column of var by which the genes of several files are aligned, instead of by name.
     pub gene_id: Option<String>,
@@ -346,12 +346,12 @@ fn check(settings: &Settings) -> Result<()> {
         ("cell_type", settings.cell_type.as_ref()),
         ("batch", settings.batch.as_ref()),
     ];
-    // Only a table of labels can have such a column, and what is predicted would be written under its name.
+    // HDF5 takes a / for a group's end, and what is predicted would be written under that name.
     let unfit =
         |(_, column): &&(_, Option<&String>)| column.is_some_and(|column| column.contains(['/', '\0']));
     if let Some((field, Some(column))) = columns.iter().find(unfit) {
         let what =
-            format!("{column:?} contains / or NUL, and no h5ad can have a column of that name: rename it");
+            format!("{column:?} contains / or NUL, and such columns of an h5ad are not read: rename it");
         return Err(Error::setting(*field, what));
     }
     if matches!(settings.genes, Genes::Top(0)) {

@@ -2,8 +2,8 @@
 //!
 //! Tabs separate the columns in a `.tsv` or `.txt`, commas in all others; a field may be in double quotes. The file may be packed
 //! with gzip, under any name, and begin with a byte order mark. The first line names the columns, of which no two may be called
-//! alike. Blanks around a name or a field do not count, nor do empty lines; all other lines have as many fields as the first (but
-//! see [`Table::with_row_names`]).
+//! alike. Blanks around a column's name or a field do not count, unless they belong to a label ([`Row::exact`]), nor do empty lines;
+//! all other lines have as many fields as the first (but see [`Table::with_row_names`]).
 
 use std::io::{BufRead, Chain, Read};
 use std::path::{Path, PathBuf};
@@ -123,9 +123,15 @@ impl Table {
 }
 
 impl<'a> Row<'a> {
-    /// The field of a column.
+    /// The field of a column, without the blanks around it.
     pub fn at(&self, column: usize) -> &'a str {
         self.record[column].trim()
+    }
+
+    /// The same with its blanks, which may belong to a name: Tahoe's `"Erdafitinib "` is one.
+    pub fn exact(&self, column: usize) -> &'a str {
+        let field = &self.record[column];
+        field.strip_suffix('\r').unwrap_or(field)
     }
 
     /// All fields.
