@@ -11,7 +11,6 @@ use scale_engine::gpu;
 fn main() -> ExitCode {
     // SAFETY: no other thread runs yet.
     unsafe { gpu::keep_nccl_buffers_private() };
-    end_with_the_reader();
     fail_at_the_limit_of_files();
     fail_with_the_output();
     match cli::run(Cli::parse()) {
@@ -24,25 +23,22 @@ fn main() -> ExitCode {
     }
 }
 
-/// A full disk behind stdout is an error like any other, which `println!` can only report by a panic.
+/// A full disk behind stdout is an error like any other, which `println!` can only report by a panic. A reader that has seen enough
+/// (`scale-engine inspect F | head`) ends the program quietly, with the code of other tools; but not while it works: a training
+/// outlives the terminal it writes to.
 fn fail_with_the_output() {
     let other = panic::take_hook();
     panic::set_hook(Box::new(move |told| {
         let what = told.payload().downcast_ref::<String>().map_or("", String::as_str);
         if what.starts_with("failed printing to stdout") {
+            if what.contains("Broken pipe") {
+                process::exit(128 + libc::SIGPIPE);
+            }
             words::say(format_args!("error: {what}"));
             process::exit(1);
         }
         other(told);
     }));
-}
-
-/// `scale-engine inspect F | head`: a program whose reader has seen enough ends quietly, as other tools do. Rust would panic.
-fn end_with_the_reader() {
-    // SAFETY: no other thread runs yet; the signal gets back the system's default action.
-    unsafe {
-        libc::signal(libc::SIGPIPE, libc::SIG_DFL);
-    }
 }
 
 /// A file that outgrows the limit of its user (`ulimit -f`) is an error like any other, not a signal that ends the program.

@@ -170,4 +170,5 @@ fn a_reader_that_has_seen_enough_ends_the_program_quietly() {
     drop(child.stdout.take());
     let output = child.wait_with_output().expect("an end");
     assert!(output.stderr.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(output.status.code(), Some(141));
 }

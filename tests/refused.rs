@@ -256,6 +256,13 @@ fn files_of_what_is_read_and_data_directories_are_not_written_over() {
         let (code, said) = told(command.arg(out).arg(&theirs));
         assert!(code == Some(1) && said.contains("is not replaced"), "{words}: {code:?} {said}");
     }
+    // A text may replace a text.
+    for _ in 0..2 {
+        let mut genes = program();
+        genes.arg("genes").arg(&small().cells).args(["--n-top-genes", "2", "--out"]);
+        let (code, said) = told(genes.arg(dir.path().join("var.csv")));
+        assert!(code == Some(0), "{code:?} {said}");
+    }
     let (code, said) = told(over_data(&["train", "--steps", "1"]).arg("--out").arg(&small().data));
     assert!(code == Some(1) && said.contains("is a data directory"), "{code:?} {said}");
     let (code, said) = told(&mut preprocess(&[&small().cells; 2], &dir.path().join("data")));

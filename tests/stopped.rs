@@ -14,7 +14,7 @@ use scale_engine::progress::{Event, Progress};
 
 use crate::parts::two_files;
 use crate::preprocess::contents;
-use crate::train::{names, program, small};
+use crate::train::{bytes, last, names, program, set, small};
 
 /// Asks the work to stop before it begins.
 pub fn stopped() -> Progress {
@@ -155,4 +155,20 @@ fn a_hang_up_that_nohup_ignores_does_not_stop_the_work() {
     let told = String::from_utf8(ended.stderr).expect("text");
     assert_eq!(told.matches("stopping").count(), 1, "{told}");
     assert_eq!(ended.status.code(), Some(130), "{told}");
+}
+
+#[test]
+fn training_outlives_those_who_listen_to_it() {
+    let small = small();
+    let dir = tempfile::tempdir().expect("a folder");
+    let run = dir.path().join("run");
+    let mut command = program();
+    command.args(["train", "--preset", "tiny", "--data"]).arg(&small.data).arg("--split").arg(&small.split);
+    command.arg("--out").arg(&run).args(set().iter().flat_map(|s| ["--set".to_string(), s.clone()]));
+    let mut child =
+        command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the program starts");
+    drop((child.stdout.take(), child.stderr.take()));
+    // It could not tell where the run is.
+    assert_eq!(child.wait().expect("an end").code(), Some(141));
+    assert!(bytes(&last(&run)) == bytes(&last(&small.run)));
 }

@@ -184,7 +184,7 @@ fn check(args: &Args) -> Result<[String; 2]> {
     let inputs = [Some(&args.real), Some(&args.pred), args.baselines.as_ref(), args.split.as_ref()];
     let inputs: Vec<&PathBuf> = inputs.into_iter().flatten().chain(&args.perturbation_features).collect();
     aside::apart(args.report.as_slice(), &inputs)?;
-    args.report.iter().try_for_each(|report| H5ad::replaceable(report))?;
+    args.report.iter().try_for_each(|report| H5ad::replaceable_by_text(report))?;
     if Data::is_at(&args.out) {
         return Err(Error::format(&args.out, "is a data directory; choose another folder for the scores"));
     }

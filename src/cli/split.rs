@@ -84,7 +84,7 @@ pub fn run(args: Args) -> Result<()> {
         (Some(path), ..) => Split::load(&path, &data)?,
         (None, Some(preset), Some(out)) => {
             aside::apart(&[&out], &[&args.data])?;
-            H5ad::replaceable(&out)?;
+            H5ad::replaceable_by_text(&out)?;
             let few = args.few_shot.map(|share| FewShot { share, seed: args.seed });
             let text = preset.text(&data, few)?;
             // Checked first: nothing is written that `train` would refuse.

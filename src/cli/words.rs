@@ -8,6 +8,7 @@ use std::fmt::Display;
 use std::io::Write;
 
 use serde::Serialize;
+use serde_json::Value;
 
 use crate::error::Error;
 
@@ -138,9 +139,25 @@ pub fn warning(what: impl Display) {
     say(format_args!("warning: {}", in_options(&what.to_string())));
 }
 
-/// Prints what the library reports, notes among it, as a line of JSON.
+/// Prints what the library reports as a line of JSON, with options in its notes.
 pub fn print_json(report: &impl Serialize) {
-    println!("{}", in_options(&serde_json::to_string(report).expect("a report is plain JSON")));
+    let mut report = serde_json::to_value(report).expect("a report is plain JSON");
+    notes_in_options(&mut report, false);
+    println!("{report}");
+}
+
+/// The texts of a report that the library writes itself; all others are the user's names.
+const NOTES: [&str; 4] = ["notes", "warnings", "why", "fallbacks"];
+
+fn notes_in_options(value: &mut Value, is_note: bool) {
+    match value {
+        Value::String(text) if is_note => *text = in_options(text),
+        Value::Array(items) => items.iter_mut().for_each(|item| notes_in_options(item, is_note)),
+        Value::Object(fields) => fields
+            .iter_mut()
+            .for_each(|(name, value)| notes_in_options(value, is_note || NOTES.contains(&name.as_str()))),
+        _ => {}
+    }
 }
 
 #[cfg(test)]
@@ -159,6 +176,17 @@ mod tests {
         assert_eq!(told("column \"a, size or b\"", "x"), "column \"a, size or b\": x");
         let error = Error::format("size", "give `preprocess::Settings::genes = DIR` (`predict` does)");
         assert_eq!(super::told(&error), "size: give `preprocess --genes DIR` (`predict` does)");
+    }
+
+    #[test]
+    fn only_notes_of_a_report_have_options() {
+        let mut report =
+            serde_json::json!({ "out": "`size`", "notes": ["give `size`"], "of": { "why": "`out`" } });
+        notes_in_options(&mut report, false);
+        assert_eq!(
+            report.to_string(),
+            r#"{"out":"`size`","notes":["give --size-col"],"of":{"why":"--out"}}"#
+        );
     }
 
     #[test]

@@ -337,6 +337,15 @@ impl H5ad {
         }
     }
 
+    /// The same for an output that is a text, which may replace another text: nobody keeps measured cells in one by that name.
+    ///
+    /// # Errors
+    /// As [`H5ad::replaceable`], of what is an HDF5 file or is named like an h5ad.
+    pub fn replaceable_by_text(path: &Path) -> Result<()> {
+        let named = path.extension().is_some_and(|end| end == "h5ad" || end == "h5");
+        if named || is_hdf5(path) { H5ad::replaceable(path) } else { Ok(()) }
+    }
+
     /// What one of our own commands recorded about the file under `uns/scale_engine`.
     pub fn told(&self, name: &str) -> Option<String> {
         let told = self.file.as_ref()?.dataset(&format!("uns/scale_engine/{name}")).ok()?;

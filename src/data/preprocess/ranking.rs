@@ -49,7 +49,7 @@ pub fn rank_genes(settings: &Settings, progress: &Progress) -> Result<Ranking> {
         return Err(Error::setting("genes", "names the genes: there is nothing to rank"));
     }
     aside::apart(&[&settings.out], &settings.inputs)?;
-    H5ad::replaceable(&settings.out)?;
+    H5ad::replaceable_by_text(&settings.out)?;
     // All but the pass that stores rows.
     let passes = |scale| {
         let mut passes = plan::passes(settings, scale);
