@@ -182,9 +182,11 @@ impl<'a> Over<'a> {
         lay(&mut whole, self.whole.clone());
         let config: Config = whole.try_into().map_err(|e: toml::de::Error| {
             let field = wrong(&base, &self.whole).unwrap_or("config".into());
+            // Backticks are for fields that have options, which the names it may list have not.
+            let what = e.message().replace('`', "\"");
             let told = match meaning(&field) {
-                meaning if meaning.is_empty() => e.message().to_string(),
-                meaning => format!("{}; it is: {meaning}", e.message()),
+                meaning if meaning.is_empty() => what,
+                meaning => format!("{what}; it is: {meaning}"),
             };
             self.wrong(field, told)
         })?;
@@ -247,7 +249,7 @@ fn wrong(base: &Table, over: &Table) -> Option<String> {
 fn parse_set(item: &str) -> Result<Table> {
     let (path, value) = item
         .split_once('=')
-        .filter(|(path, _)| path.split('.').all(|key| !key.trim().is_empty()))
+        .filter(|(path, _)| path.split('.').count() <= 2 && path.split('.').all(|key| !key.trim().is_empty()))
         .ok_or_else(|| Error::setting("set", format!("{item:?} is not section.field=value")))?;
     if value.contains(['\n', '\r']) {
         return Err(Error::setting("set", format!("{item:?} has several lines; give one setting at a time")));
@@ -291,6 +293,15 @@ mod tests {
         assert_eq!((config.flow.width, config.flow.start, config.flow.mask), (512, Start::Mixed, 0.0));
         assert_eq!((config.train.seed, config.flow.loss), (7, Space::V));
         assert_eq!(Config::from_toml(&config.to_toml(), &file).expect("readable"), config);
+
+        for deep in ["a.b.c=1".to_string(), format!("{}a=1", "a.".repeat(60_000))] {
+            let error = Config::load(None, None, &[deep]).expect_err("too deep").to_string();
+            assert!(error.ends_with("is not section.field=value"), "{error:.80}");
+        }
+        // No name in a list of values is taken for a field that has an option.
+        let set = ["flow.start=contrl".to_string()];
+        let error = Config::load(None, None, &set).expect_err("no start").to_string();
+        assert!(error.contains("expected one of \"control\", "), "{error}");
 
         std::fs::write(&file, "[train]\nsteps = \"many\"\n").expect("written");
         let error = Config::load(None, Some(&file), &[]).expect_err("no number").to_string();
