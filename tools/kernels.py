@@ -96,6 +96,9 @@ def main():
             share = occupancy(registers, shared, threads[kernel], arch)
             row = [kernel, storage, threads[kernel], registers, spilled, shared, f"{share:.0%}", *counts[kernel]]
             print("| " + " | ".join(map(str, row)) + " |")
+    gone = DYNAMIC.keys() - {kernel for used, _ in results for kernel in used}
+    if arch == "sm_90" and gone:
+        sys.exit(f"DYNAMIC names kernels that are gone: {sorted(gone)}")
 
 
 main()

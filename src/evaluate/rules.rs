@@ -27,7 +27,9 @@
 //! What differs from cell-eval's files by any rule set:
 //!
 //! - Values are f32. From a file of float64, cell-eval computes in f64, where fewer values tie: its p-values differ then, and the
-//!   sign of a change that is zero but for rounding may.
+//!   sign of a change that is zero but for rounding may. From one of float16 it takes its means in f16, which moves them by up to
+//!   2e-3.
+//! - Whole numbers below zero are no expression and are refused; cell-eval leaves out the columns that fail.
 //! - Exact ties in `discrimination_score_*` are broken by name; cell-eval leaves them to numpy's sort, which is not stable.
 //! - `discrimination_score_*` is null where no gene is left to rank by; cell-eval then leaves the columns out.
 //! - `pearson_edistance` is undefined if the energy distances of one side are all the same, as those of one predicted profile for all

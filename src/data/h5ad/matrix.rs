@@ -161,7 +161,10 @@ impl Matrix {
             Kind::Absent(name) => {
                 let way = "choose another matrix with `preprocess::Settings::source` (raw or layers/NAME; `h5ad::describe` \
                            lists them)";
-                Err(Error::format(path, format!("has no {name}, and so no expression to read; {way}")))
+                let what = format!(
+                    "has no {name}, and so no expression to read (links to other files are not followed)"
+                );
+                Err(Error::format(path, format!("{what}; {way}")))
             }
         }
     }
