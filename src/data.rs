@@ -2,7 +2,7 @@
 
 pub mod bulk;
 pub mod controls;
-pub mod counts;
+pub mod draws;
 pub mod effects;
 pub mod features;
 pub(crate) mod gzip;

@@ -269,7 +269,7 @@ fn counted(dir: &Path) -> Data {
                 let x = (0..50u64)
                     .map(|g| {
                         let mean = 0.1 * g as f64 * if p == 1 && g >= 40 { 2.0 } else { 1.0 };
-                        scale_engine::data::counts::poisson(mean, rng.uniform64(g), || rng.at(g)) as f32
+                        scale_engine::data::draws::poisson(mean, rng.uniform64(g), || rng.at(g)) as f32
                     })
                     .collect();
                 cells.push((cell_type, perturbation, "1", x));

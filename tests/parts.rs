@@ -285,7 +285,7 @@ fn snakemake_makes_the_same_bytes() {
         "a.h5ad b.h5ad --pert-col perturbation --control-pert {} --celltype-col cell_type --min-genes 3 --n-top-genes 30",
         simulate::CONTROL
     );
-    let workflow = Path::new(env!("CARGO_MANIFEST_DIR")).join("tools/atlas.smk");
+    let workflow = Path::new(env!("CARGO_MANIFEST_DIR")).join("tools/preprocess.smk");
     let output = Command::new("snakemake")
         .current_dir(dir.path())
         .arg("-s")

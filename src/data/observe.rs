@@ -17,7 +17,7 @@ mod table;
 use std::sync::OnceLock;
 
 use crate::config::Observe;
-use crate::data::counts::{open_unit, poisson};
+use crate::data::draws::{open_unit, poisson};
 use crate::data::normalise::{LogValues, divisor};
 use crate::data::shard::Scale;
 use crate::error::{Error, Result};

@@ -31,9 +31,9 @@ mod disk;
 mod file;
 mod format;
 mod manifest;
+mod normalise;
 mod piles;
 mod reader;
-mod scale;
 mod spill;
 mod writer;
 
@@ -48,9 +48,9 @@ pub(crate) use disk::bytes_read as disk_bytes_read;
 pub(crate) use format::{VERSION, low_bits};
 pub use manifest::{Columns, Manifest, Meaning, ShardEntry, Source};
 pub(crate) use manifest::{parting, same_total};
+pub(crate) use normalise::Normalise;
 pub use piles::{Piles, Sizes};
 pub use reader::{Data, Moments};
-pub(crate) use scale::Normalise;
 pub use spill::{Rows, RowsWriter};
 pub use writer::{Limits, merge, write_cells};
 

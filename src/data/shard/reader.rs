@@ -8,7 +8,7 @@ use rayon::prelude::*;
 use super::disk::{FromDisk, Sweep};
 use super::file::Shard;
 use super::format::Kind;
-use super::scale::Normalise;
+use super::normalise::Normalise;
 use super::{Group, Manifest, Row, Scale};
 use crate::data::normalise::divisor;
 use crate::error::{Error, Result};

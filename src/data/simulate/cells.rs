@@ -5,7 +5,7 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::truth::{LATENT, Truth};
-use crate::data::counts::{negative_binomial, open_unit};
+use crate::data::draws::{negative_binomial, open_unit};
 use crate::rng::Rng;
 
 /// Cells that one task draws: large enough to keep a thread busy, small enough that all threads get some.

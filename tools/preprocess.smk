@@ -1,6 +1,6 @@
 # `scale-engine preprocess` as jobs of Snakemake: a part of a pass each, on the cores of one machine or on a cluster.
 #
-#   snakemake -s tools/atlas.smk --cores 8 --config out=DATA \
+#   snakemake -s tools/preprocess.smk --cores 8 --config out=DATA \
 #       command="scale-engine preprocess plate*.h5ad --pert-col drugname_drugconc --control-pert ... --celltype-col cell_line"
 #
 # On Slurm: pip install snakemake-executor-plugin-slurm, then add
