@@ -82,6 +82,21 @@ fn a_field_of_a_table_of_records_is_told() {
 }
 
 #[test]
+fn a_field_that_ends_beyond_its_record_is_told() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let path = dir.path().join("table.h5ad");
+    let mut bytes = std::fs::read(golden("compound_fixed")).expect("read");
+    // Where a record has this field, behind its name.
+    let name = b"line\0\0\0\0\x0a";
+    let at = bytes.windows(name.len()).position(|window| window == name).expect("a field");
+    bytes[at + name.len() - 1] = 30;
+    std::fs::write(&path, bytes).expect("written");
+    let told = H5ad::open(&path).expect_err("damaged").to_string();
+    let expected = "obs has records of 32 bytes, but the field \"line\" ends at 39: the file is damaged";
+    assert_eq!(told, format!("{}: {expected}", path.display()));
+}
+
+#[test]
 fn a_link_is_told_and_never_called_absent() {
     let dir = tempfile::tempdir().expect("a folder");
     let path = dir.path().join("link.h5ad");

@@ -53,23 +53,30 @@ pub(super) fn index(table: &Array, rows: Range<usize>) -> Result<(String, Vec<St
     Ok((members[0].name.clone(), names.texts()))
 }
 
-/// Bytes per record, and its fields, of which there is at least one.
+/// Bytes per record, and its fields, of which there is at least one; each lies within a record.
 fn fields(table: &Array) -> Result<(usize, &[CompoundMember])> {
-    match table.kind() {
-        Datatype::Compound { size, members } if !members.is_empty() => Ok((*size as usize, members)),
-        _ => Err(table.wrong("is neither a group nor a table of records".to_string())),
+    let (size, members) = match table.kind() {
+        Datatype::Compound { size: size @ 1.., members } if !members.is_empty() => (*size as usize, members),
+        _ => return Err(table.wrong("is neither a group nor a table of records".to_string())),
+    };
+    if let Some(beyond) = members.iter().find(|member| span(member).end > size) {
+        let (name, end) = (&beyond.name, span(beyond).end);
+        let what =
+            format!("has records of {size} bytes, but the field {name:?} ends at {end}: the file is damaged");
+        return Err(table.wrong(what));
     }
+    Ok((size, members))
+}
+
+/// Where a record has a field.
+fn span(member: &CompoundMember) -> Range<usize> {
+    let start = member.byte_offset as usize;
+    start..start.saturating_add(member.datatype.type_size() as usize)
 }
 
 /// The bytes of one field of all records.
 fn field(bytes: &[u8], size: usize, member: &CompoundMember) -> Vec<u8> {
-    let start = member.byte_offset as usize;
-    let width = member.datatype.type_size() as usize;
-    bytes
-        .chunks_exact(size)
-        .flat_map(|record| record.get(start..start + width).unwrap_or_default())
-        .copied()
-        .collect()
+    bytes.chunks_exact(size).flat_map(|record| &record[span(member)]).copied().collect()
 }
 
 fn categories(root: &Node, column: &str) -> Result<Option<Vec<String>>> {
