@@ -20,6 +20,7 @@ use std::path::Path;
 use rayon::prelude::*;
 
 use super::board::Board;
+use super::report::shortened;
 use super::significant::{Genes, places};
 use crate::aside;
 use crate::error::Result;
@@ -222,12 +223,14 @@ fn save(dir: &Path, name: &str, svg: &Svg) -> Result<()> {
 struct Names(HashSet<String>);
 
 impl Names {
-    /// `type_name_figure.svg`, in characters that every file system takes.
+    /// `type_name_figure.svg`, in characters that every file system takes, and few enough of them.
     fn of(&mut self, cell_type: Option<&str>, name: &str, figure: &str) -> String {
-        let parts = cell_type.into_iter().chain([name, figure]).filter(|part| !part.is_empty());
         let plain = |c: char| if c.is_alphanumeric() || "-+._".contains(c) { c } else { '-' };
-        let part = |part: &str| part.chars().take(60).map(plain).collect::<String>();
-        let base = parts.map(part).collect::<Vec<_>>().join("_");
+        let whole = cell_type.map_or(String::new(), |cell_type| format!("{cell_type}_")) + name;
+        let mut base = shortened(whole.chars().map(plain).collect(), &whole);
+        if !figure.is_empty() {
+            base = format!("{base}_{figure}");
+        }
         let tries = (1..).map(|n| if n == 1 { format!("{base}.svg") } else { format!("{base}-{n}.svg") });
         let mut free = tries.filter(|name| self.0.insert(name.to_lowercase()));
         free.next().expect("there are enough numbers")
@@ -245,6 +248,11 @@ mod tests {
         assert_eq!(of("a b"), "T-b_a-b_scatter.svg");
         assert_eq!(of("a/b"), "T-b_a-b_scatter-2.svg");
         assert_eq!(of("A-B"), "T-b_A-B_scatter-3.svg");
+        // File systems count bytes, of which each of these letters has two.
+        let long = "\u{3b1}".repeat(70);
+        let [one, other] =
+            ["a", "b"].map(|last| names.of(Some(&long), &(long.clone() + last), "volcano_real"));
+        assert!(one != other && !other.ends_with("-2.svg") && other.len() < 150, "{one} {other}");
         assert_eq!(encoded("a b&+ü"), "a%20b%26%2B%C3%BC");
     }
 }

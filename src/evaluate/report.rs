@@ -176,12 +176,17 @@ pub(super) fn path(dir: &Path, name: Option<&str>, file: &str) -> PathBuf {
     dir.join(format!("{prefix}{file}"))
 }
 
-/// Most bytes of a cell type in the name of a file: file systems allow 255, and a file that is being written has a longer name.
+/// Most bytes of a cell type or perturbation in the name of a file: file systems allow 255, and a file that is being written has a
+/// longer name.
 const LONGEST: usize = 120;
 
-/// A cell type, as its files' names begin with it: whole, or its beginning and a checksum of it.
+/// A cell type, as its files' names begin with it.
 pub(super) fn prefix(name: &str) -> String {
-    let plain = name.replace('/', "-");
+    shortened(name.replace('/', "-"), name)
+}
+
+/// What a file's name says of `name`: all of `plain`, or its beginning and a checksum of `name`.
+pub(super) fn shortened(plain: String, name: &str) -> String {
     if plain.len() <= LONGEST {
         return plain;
     }
