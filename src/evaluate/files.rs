@@ -12,7 +12,7 @@ use super::board::{Board, Draft};
 use super::lognorm::holds_counts;
 use super::report;
 use super::rules::Controls;
-use super::side::{Matrix, Side, some};
+use super::side::{Matrix, Side, check_shape, some};
 use super::totals::shown;
 use crate::data::h5ad::{Cells, H5ad, Labels};
 use crate::data::population::{EFFECTS, Population, UNIT, Unit};
@@ -67,14 +67,15 @@ pub fn evaluate_files(
 /// The same from memory.
 ///
 /// # Errors
-/// What [`Board::of`] refuses, cell types that are in only one of the samples or lack control cells, measured cells that have cell
-/// types while others have none, and those of `beside`.
+/// What [`Board::of`] refuses, cell types that are in only one of the samples or lack control cells, or are not one per cell, measured
+/// cells that have cell types while others have none, and those of `beside`.
 pub fn compare(
     real: Sample,
     pred: Sample,
     beside: impl IntoIterator<Item = Result<(String, Sample)>>,
     settings: &Settings,
 ) -> Result<Vec<Board>> {
+    real.check_shape()?;
     real.check_controls(&settings.control)?;
     pred.check(&real, settings)?;
     let names = match &real.types {
@@ -129,10 +130,27 @@ impl Sample {
             Error::format(&self.side.source, what)
         };
         let own = self.types.as_ref().ok_or_else(untold)?;
+        self.check_shape()?;
         check_types(types, &real.side.source, own, &self.side.source)?;
         match settings.rules.definitions().controls {
             Controls::Own => self.check_controls(&settings.control),
             Controls::Real => Ok(()),
+        }
+    }
+
+    /// Requires cells that can be split, if they are to be: the splitting trusts their numbers.
+    fn check_shape(&self) -> Result<()> {
+        let Some(types) = &self.types else { return Ok(()) };
+        check_shape(&self.side)?;
+        let (cells, told, names) = (self.side.labels.codes.len(), types.codes.len(), types.names.len());
+        if told != cells {
+            return Err(self
+                .side
+                .error(format!("{cells} cells, but {told} cell types; each cell needs one")));
+        }
+        match types.codes.iter().find(|&&code| usize::try_from(code).is_ok_and(|code| code >= names)) {
+            Some(code) => Err(self.side.error(format!("a cell type is number {code} of {names} names"))),
+            None => Ok(()),
         }
     }
 

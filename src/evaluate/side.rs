@@ -183,8 +183,7 @@ impl Groups {
     /// # Errors
     /// As [`Groups::of`], but for control cells.
     pub fn perturbed(side: &Side, control: &str) -> Result<Groups> {
-        let n = side.x.shape().0;
-        check_shape(side, n)?;
+        check_shape(side)?;
         if let Some(cell) = side.labels.codes.iter().position(|&code| code < 0) {
             let many = side.labels.codes.iter().filter(|&&code| code < 0).count();
             let what = format!(
@@ -266,7 +265,9 @@ impl<'a> Rows<'a> {
     }
 }
 
-fn check_shape(side: &Side, n: usize) -> Result<()> {
+/// Requires cells, genes, and a label and a name for each of them.
+pub(super) fn check_shape(side: &Side) -> Result<()> {
+    let n = side.x.shape().0;
     match &side.x {
         Matrix::Sparse(x) if x.is_csc() => {
             return Err(side.error("X is in CSC form, but must be in CSR form: convert it with to_csr()"));

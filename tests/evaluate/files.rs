@@ -98,6 +98,34 @@ fn cells_without_types_are_refused_where_the_measured_ones_are_split() {
 }
 
 #[test]
+fn cells_that_cannot_be_split_are_refused() {
+    let whole = |name: &str| {
+        let side = Side { source: PathBuf::from(name), ..simulated(&[20, 8], 5, 0.3, 0, 1) };
+        Sample { side, types: Some(Labels::of(&["A"; 28])) }
+    };
+    let with = |codes: Vec<i32>| Sample {
+        types: Some(Labels { codes, names: vec!["A".to_string()] }),
+        ..whole("odd")
+    };
+    let none = Sample { side: whole("odd").side.subset(&[]), types: Some(Labels::of::<&str>(&[])) };
+    for (odd, told) in [
+        (none, "odd: 0 cells by 5 genes: nothing to compare"),
+        (with(vec![0; 27]), "odd: 28 cells, but 27 cell types; each cell needs one"),
+        (with(vec![0; 29]), "odd: 28 cells, but 29 cell types; each cell needs one"),
+        (with(vec![1; 28]), "odd: a cell type is number 1 of 1 names"),
+    ] {
+        let beside = [Ok(("mean".to_string(), odd.clone()))];
+        for refused in [
+            compare(odd.clone(), odd.clone(), [], &settings()),
+            compare(whole("real"), odd.clone(), [], &settings()),
+            compare(whole("real"), whole("pred"), beside, &settings()),
+        ] {
+            assert_eq!(refused.expect_err("refused").to_string(), told);
+        }
+    }
+}
+
+#[test]
 fn a_control_cell_without_a_type_is_named() {
     let side = Side { source: PathBuf::from("real"), ..simulated(&[20, 8], 5, 0.3, 0, 1) };
     let control = (0..28).find(|&cell| side.labels.get(cell) == Some("ctrl")).expect("a control cell");
