@@ -39,17 +39,23 @@ pub fn share() {
 /// # Errors
 /// It has less; the error names the setting, `field`.
 pub fn check(field: &str, what: &str, bytes: u64) -> Result<()> {
+    beyond(what, bytes).map_or(Ok(()), |what| Err(Error::setting(field, what)))
+}
+
+/// The same for what a file holds or asks for.
+///
+/// # Errors
+/// It has less; the error names the file, `path`.
+pub fn check_file(path: &Path, what: &str, bytes: u64) -> Result<()> {
+    beyond(what, bytes).map_or(Ok(()), |what| Err(Error::format(path, what)))
+}
+
+/// In words, if this machine has less.
+fn beyond(what: &str, bytes: u64) -> Option<String> {
+    let has = installed();
     let gb = |bytes: u64| bytes as f64 / 1e9;
-    match installed() {
-        installed if bytes > installed => {
-            let (need, has) = (gb(bytes), gb(installed));
-            Err(Error::setting(
-                field,
-                format!("{what} need {need:.0} GB of memory; this machine has {has:.0} GB"),
-            ))
-        }
-        _ => Ok(()),
-    }
+    let told = || format!("{what} need {:.0} GB of memory; this machine has {:.0} GB", gb(bytes), gb(has));
+    (bytes > has).then(told)
 }
 
 /// Bytes of memory that this machine has, or that its container or job may use; `u64::MAX` if unknown.

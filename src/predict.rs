@@ -41,7 +41,6 @@ use crate::data::shard::{Data, Manifest};
 use crate::data::split::Part;
 use crate::error::{Error, Result, counted};
 use crate::gpu::guard;
-use crate::memory;
 use crate::predictor::{self, ControlCells, Predictor, Request};
 use crate::progress::Progress;
 
@@ -315,10 +314,10 @@ fn predicted(settings: &Settings, progress: &Progress) -> Result<Report> {
     Ok(report)
 }
 
-/// Refuses more control cells, held as dense rows, than fit in memory.
-fn check_memory(field: &str, cells: u64, manifest: &Manifest) -> Result<()> {
+/// Control cells that are held as dense rows: in words, and the bytes that they take.
+fn held_cells(cells: u64, manifest: &Manifest) -> (String, u64) {
     let bytes = cells.saturating_mul(4 * manifest.genes.len() as u64);
-    memory::check(field, &format!("the {cells} control cells to predict from"), bytes)
+    (format!("the {cells} control cells to predict from"), bytes)
 }
 
 /// What is predicted, on its way to files.

@@ -21,26 +21,19 @@ fn library() -> Vec<(String, String)> {
 }
 
 /// What is called with the field of a setting that is at fault, as its first argument or behind these.
-const REFUSALS: [&str; 5] =
-    ["Error::setting(", "memory::check(", "check_memory(", "check_some(data,", "few_enough("];
+const REFUSALS: [&str; 4] = ["Error::setting(", "memory::check(", "check_some(data,", "few_enough("];
 
 /// Where that argument is no literal: the file, and the fields that it may be.
-const CHOSEN: [(&str, &[&str]); 19] = [
+const CHOSEN: [(&str, &[&str]); 14] = [
     // Variables of launchers.
     ("collective/launch.rs", &["RANK"]),
-    // Paths of files that are too large.
-    ("data/features.rs", &[]),
-    ("evaluate/files.rs", &[]),
-    ("predict/request.rs", &[]),
     // `column "name"`.
     ("data/h5ad/column.rs", &[]),
     ("data/h5ad/tenx.rs", &[]),
-    // What their callers name; the memory of a config names its fields itself.
+    // What their callers name.
     ("data/controls.rs", &[]),
     ("data/preprocess/genes.rs", &[]),
     ("memory.rs", &[]),
-    ("predict.rs", &[]),
-    ("train/prepared.rs", &[]),
     // One of several, or some of them.
     ("config/load.rs", &["preset", "set", "train.steps"]),
     ("config/presets.rs", &["preset", "recipe"]),

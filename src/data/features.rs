@@ -65,8 +65,8 @@ impl FeatureTable {
     fn read_h5ad(&mut self) -> Result<()> {
         let file = H5ad::open(&self.path)?;
         self.columns = file.var().index.clone();
-        let bytes = 4 * file.shape().0 as u64 * file.shape().1 as u64;
-        memory::check(&self.path.display().to_string(), "its features", bytes)?;
+        let numbers = (file.shape().0 as u64).saturating_mul(file.shape().1 as u64);
+        memory::check_file(&self.path, "its features", numbers.saturating_mul(4))?;
         let names = file.cell_names(0..file.shape().0)?.1;
         for block in file.blocks() {
             let (range, cells) = block?;

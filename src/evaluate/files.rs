@@ -261,7 +261,7 @@ fn read(file: H5ad, labels: Labels) -> Result<Side> {
     let (cells, genes) = file.shape();
     let x = if file.storage().starts_with("dense") {
         let bytes = (cells as u64).saturating_mul(genes as u64).saturating_mul(4);
-        memory::check(&file.path().display().to_string(), "the numbers of its dense X", bytes)?;
+        memory::check_file(file.path(), "the numbers of its dense X", bytes)?;
         let mut values = vec![0.0; cells * genes];
         for block in file.blocks() {
             let (range, rows) = block?;
@@ -272,7 +272,7 @@ fn read(file: H5ad, labels: Labels) -> Result<Side> {
         Matrix::Dense { genes, values }
     } else {
         let most = file.stored().unwrap_or(0);
-        memory::check(&file.path().display().to_string(), "the values of its X", most.saturating_mul(8))?;
+        memory::check_file(file.path(), "the values of its X", most.saturating_mul(8))?;
         // Growing would copy.
         let (mut columns, mut values) =
             (Vec::with_capacity(most as usize), Vec::with_capacity(most as usize));

@@ -5,13 +5,14 @@ use std::ops::Range;
 use std::path::Path;
 
 use super::unseen::hint;
-use super::{Ask, Job, Pool, Report, Runs, check_memory};
+use super::{Ask, Job, Pool, Report, Runs, held_cells};
 use crate::data::controls::{Usable, control_pool};
 use crate::data::h5ad::Writer;
 use crate::data::population::{Beside, Population, Unit, other_controls, push_controls, write_measured};
 use crate::data::shard::{Data, Same, Scale};
 use crate::data::split::{Part, Split};
 use crate::error::{Error, Result};
+use crate::memory;
 use crate::predictor::Request;
 use crate::run_folder::RunFolder;
 
@@ -80,7 +81,8 @@ impl HeldOut {
                 Some(&place) => place,
                 None => {
                     held += pool.cells();
-                    check_memory("data", held, here)?;
+                    let (what, bytes) = held_cells(held, here);
+                    memory::check("data", &what, bytes)?;
                     job.pools.push(Pool::of(data, &pool));
                     places.insert(pool.groups, job.pools.len() - 1);
                     job.pools.len() - 1

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::controls::{ControlLabels, Labelled, gene_keys};
 use super::unseen::hint;
-use super::{Ask, ControlFile, Job, Logs, Pool, Report, Runs, WrittenAs, check_memory};
+use super::{Ask, ControlFile, Job, Logs, Pool, Report, Runs, WrittenAs, held_cells};
 use crate::data::h5ad::CellNames;
 use crate::data::population::{LABELS, nonzero};
 use crate::data::scale::{Found, Told, Unclear};
@@ -45,7 +45,7 @@ pub fn job(
     let rows = read(manifest, request)?;
     let cells = rows.iter().fold(0u64, |all, row| all.saturating_add(row.cells as u64));
     let what = "names and labels of the cells it asks for";
-    memory::check(&request.display().to_string(), what, cells.saturating_mul(LABELS))?;
+    memory::check_file(request, what, cells.saturating_mul(LABELS))?;
     let labelled = Labelled::open(manifest, controls, &mut report.notes)?;
     let labels = ControlLabels::read(manifest, &labelled)?;
     labels.tell(manifest, &labelled, report);
@@ -72,7 +72,8 @@ pub fn job(
     let (keys, members): (Vec<_>, Vec<_>) = pools.all.into_iter().unzip();
     labels.tell_of_batches(&keys, &members, controls, report);
     let held = members.iter().map(|cells| cells.len() as u64).sum();
-    check_memory(&controls.path.display().to_string(), held, manifest)?;
+    let (what, bytes) = held_cells(held, manifest);
+    memory::check_file(&controls.path, &what, bytes)?;
     let file = &labelled.file;
     let names = CellNames::of(file)?;
     report.notes.extend(names.note(file));
