@@ -5,6 +5,7 @@
 //! few for each of them.
 
 use std::path::Path;
+use std::sync::LazyLock;
 
 use crate::error::{Error, Result};
 
@@ -58,8 +59,14 @@ fn beyond(what: &str, bytes: u64) -> Option<String> {
     (bytes > has).then(told)
 }
 
-/// Bytes of memory that this machine has, or that its container or job may use; `u64::MAX` if unknown.
+/// Bytes of memory that this machine has, or that its container or job may use; `u64::MAX` if unknown. Looked up once: each array
+/// that is read asks.
 pub(crate) fn installed() -> u64 {
+    static FOUND: LazyLock<u64> = LazyLock::new(look_up);
+    *FOUND
+}
+
+fn look_up() -> u64 {
     let root = Path::new("/sys/fs/cgroup");
     // A job of a cluster is a group some levels down, and each level may have a limit; a container sees itself as the root.
     let groups = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();

@@ -1,4 +1,4 @@
-//! Dense matrices in packed chunks: in which blocks they are read, and that every number comes to its place.
+//! Dense matrices in packed chunks: in which blocks they are read, and that every number comes to its place; chunks that no file has.
 
 use std::ops::Range;
 use std::path::Path;
@@ -6,6 +6,7 @@ use std::path::Path;
 use scale_engine::data::h5ad::H5ad;
 
 use super::raw_file;
+use crate::encodings::golden;
 
 const CELLS: usize = 5000;
 const GENES: usize = 1003;
@@ -62,4 +63,35 @@ fn blocks_end_where_chunks_do_and_every_number_is_in_its_place() {
         .expect("read");
         assert_eq!(found, ends, "{chunk:?}");
     }
+}
+
+#[test]
+fn chunks_larger_than_hdf5_allows_are_refused() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let path = dir.path().join("damaged.h5ad");
+    let bytes = std::fs::read(golden("filters")).expect("read");
+    // Layouts (file format 3.0, section IV.A.2.i): version 3, in chunks, axes and one more; behind an address the sizes of a chunk,
+    // the last of which is a number's.
+    let sizes = |at: usize| {
+        let words = bytes[at + 11..].chunks(4).take(bytes[at + 2].into());
+        words.map(|word| u32::from_le_bytes(word.try_into().expect("four bytes"))).collect::<Vec<_>>()
+    };
+    let layout = |&at: &usize| {
+        let axes = [2, 3].contains(&bytes[at + 2]) && bytes[at..].starts_with(&[3, 2]);
+        axes && sizes(at).iter().all(|size| (1..50).contains(size)) && sizes(at).last() >= Some(&4)
+    };
+    let mut refused = 0;
+    for at in (0..bytes.len() - 40).filter(layout) {
+        let mut bytes = bytes.clone();
+        // All axes, but not the width.
+        bytes[at + 11..][..4 * (sizes(at).len() - 1)].fill(0xff);
+        std::fs::write(&path, bytes).expect("written");
+        for source in ["X", "layers/dense"] {
+            let read = H5ad::open_columns(&path, &["drug"], source).and_then(|file| file.rows(0..6));
+            let Err(error) = read else { continue };
+            assert!(error.to_string().contains("has chunks of more than 4294967295 bytes"), "{error}");
+            refused += 1;
+        }
+    }
+    assert!(refused > 5, "{refused} refusals");
 }

@@ -14,11 +14,15 @@ use ruzstd::decoding::StreamingDecoder;
 
 use super::hdf5::{Named, filter_name};
 use crate::error::{At, Error, Result};
+use crate::memory;
 
 const DEFLATE: u16 = 1;
 const SHUFFLE: u16 = 2;
 const FLETCHER: u16 = 3;
 const ZSTD: u16 = 32015;
+
+/// Most bytes of a chunk (file format 3.0, section IV.A.2.i: its sizes have 32 bits).
+const MOST: u64 = u32::MAX as u64;
 
 /// Fewest lines that are worth a thread's turn.
 const LINES: usize = 64;
@@ -73,7 +77,16 @@ impl Chunks {
         list.sort_by(|a, b| a.offset.cmp(&b.offset));
         let width = dataset.element_size().named(path, what)? as usize;
         let (shape, chunk) = (plane(&shape)?, plane(&chunk)?);
-        let whole = (0..2).map(|axis| shape[axis].div_ceil(chunk[axis].max(1))).product::<usize>();
+        let bytes = chunk.iter().fold(width as u64, |bytes, &axis| bytes.saturating_mul(axis as u64));
+        if bytes > MOST {
+            let what = format!(
+                "{what} has chunks of more than {MOST} bytes, which HDF5 does not allow: the file is damaged"
+            );
+            return Err(Error::format(path, what));
+        }
+        memory::check_file(path, &format!("the chunks of {what}"), bytes)?;
+        let whole =
+            (0..2).map(|axis| shape[axis].div_ceil(chunk[axis].max(1))).fold(1, usize::saturating_mul);
         // Chunks that are not stored have a fill value, which only hdf5-pure looks up.
         let usable = zstd || list.len() == whole;
         Ok(usable.then_some(Chunks { list, filters, shape, chunk, width }))
@@ -92,6 +105,7 @@ impl Chunks {
                 format!("{what} has fewer chunks than its shape needs: was the file cut off?"),
             ));
         }
+        memory::check_file(path, &format!("the numbers of {what}"), size as u64)?;
         let mut numbers: Vec<T> = bytemuck::zeroed_vec(size / size_of::<T>());
         let out: &mut [u8] = bytemuck::cast_slice_mut(&mut numbers);
         let source = Packed { file: &File::open(path).at(path)?, path, what };
@@ -156,7 +170,7 @@ impl Chunks {
 
     /// Bytes of a chunk.
     fn size(&self) -> usize {
-        self.chunk[0].saturating_mul(self.chunk[1]).saturating_mul(self.width)
+        self.chunk[0] * self.chunk[1] * self.width
     }
 
     /// Unpacks a whole chunk into `out`, which has exactly its size.
