@@ -5,6 +5,7 @@
 //! alike. Blanks around a column's name or a field do not count, unless they belong to a label ([`Row::exact`]), nor do empty lines;
 //! all other lines have as many fields as the first (but see [`Table::with_row_names`]).
 
+use std::collections::HashSet;
 use std::io::{BufRead, Chain, Read};
 use std::path::{Path, PathBuf};
 
@@ -159,9 +160,9 @@ fn no_text(path: &Path, why: &str) -> Error {
 
 /// Refuses two columns of one name, unless they have none: nobody can ask for those.
 pub(crate) fn check_names(path: &Path, header: &[String]) -> Result<()> {
-    let twice = |&i: &usize| !header[i].is_empty() && header[..i].contains(&header[i]);
-    match (1..header.len()).find(twice) {
-        Some(twice) => Err(Error::format(path, format!("has two columns {:?}; rename one", header[twice]))),
+    let mut seen = HashSet::new();
+    match header.iter().find(|name| !name.is_empty() && !seen.insert(*name)) {
+        Some(twice) => Err(Error::format(path, format!("has two columns {twice:?}; rename one"))),
         None => Ok(()),
     }
 }
