@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
 
-use super::bootstrap::Draws;
+use super::bootstrap::{Contrast, Draws};
 use super::ceiling::ceiling;
 use super::judge::Judge;
 use super::report::{Report, path};
@@ -128,16 +128,19 @@ impl<'a> Draft<'a> {
         }
         let quirks = settings.rules.definitions().quirks;
         let draws = Draws::new(settings.bootstrap, report.perturbations.len(), quirks);
-        let found = settings.bootstrap > 0;
+        let prediction =
+            |column: &Column| report.column(&column.name).unwrap_or_else(|| unreachable!("the same columns"));
+        let mut contrasts: Vec<Contrast> = Vec::new();
+        for (name, columns) in scored.iter().filter(|_| settings.bootstrap > 0) {
+            contrasts.extend(columns.iter().map(|column| (column, None)));
+            let apart = columns.iter().filter(|_| name != PREDICTION);
+            contrasts.extend(apart.map(|column| (prediction(column), Some(column))));
+        }
+        let mut found = draws.intervals(&contrasts).into_iter();
+        let mut next = |count| found.by_ref().take(count).collect();
         let row = |(name, columns): (String, Vec<Column>)| {
-            let of = |column: &Column| draws.interval(column);
-            let behind = |column: &Column| {
-                let Some(prediction) = report.column(&column.name) else { unreachable!("the same columns") };
-                draws.difference(prediction, column)
-            };
-            let intervals = if found { columns.iter().map(of).collect() } else { Vec::new() };
-            let apart = found && name != PREDICTION;
-            let behind = if apart { columns.iter().map(behind).collect() } else { Vec::new() };
+            let intervals = next(columns.len());
+            let behind = if name == PREDICTION { Vec::new() } else { next(columns.len()) };
             Row { name, columns, intervals, behind }
         };
         let rows = scored.into_iter().map(row).collect();

@@ -8,51 +8,62 @@ use rayon::prelude::*;
 use super::table::Column;
 use crate::rng::Rng;
 
-/// Samples of perturbations.
+/// Samples of perturbations. Each is drawn when it is used: all of them may be more than memory holds.
 pub struct Draws {
-    chosen: Vec<Vec<u32>>,
+    draws: usize,
+    /// Perturbations.
+    count: usize,
     quirks: bool,
 }
 
-brief!(Draws, |draws| draws: draws.chosen.len());
+brief!(Draws, |draws| draws: draws.draws);
+
+/// A column of a prediction, or its difference from another prediction's.
+pub type Contrast<'a> = (&'a Column, Option<&'a Column>);
 
 impl Draws {
     /// `draws` times `count` perturbations out of `count`. The draws are always the same.
     pub fn new(draws: usize, count: usize, quirks: bool) -> Draws {
-        let draw = |d: usize| {
-            let rng = Rng::new(0).at(d as u64);
-            (0..count as u64).map(|i| rng.below(i, count as u64) as u32).collect()
+        Draws { draws, count, quirks }
+    }
+
+    /// The perturbations of a draw.
+    fn chosen(&self, draw: usize) -> Vec<u32> {
+        let (rng, count) = (Rng::new(0).at(draw as u64), self.count as u64);
+        (0..count).map(|i| rng.below(i, count) as u32).collect()
+    }
+
+    /// 95 % of each one's means, or of the differences of its means, lie within. NaN if no draw has a mean, or only one perturbation
+    /// has a value.
+    ///
+    /// # Panics
+    /// If a column has fewer values than these draws have perturbations.
+    pub fn intervals(&self, of: &[Contrast]) -> Vec<[f64; 2]> {
+        let means = |draw| -> Vec<f64> {
+            let chosen = self.chosen(draw);
+            let mean = |column: &Column| column.over(&chosen, self.quirks);
+            of.iter().map(|(a, b)| b.map_or_else(|| mean(a), |b| mean(a) - mean(b))).collect()
         };
-        Draws { chosen: (0..draws).into_par_iter().map(draw).collect(), quirks }
+        let means: Vec<Vec<f64>> = (0..self.draws).into_par_iter().map(means).collect();
+        let interval = |(i, (a, b)): (usize, &Contrast)| {
+            if is_fixed(a) || b.is_some_and(is_fixed) {
+                return [f64::NAN; 2];
+            }
+            percentiles(means.iter().map(|means| means[i]).filter(|mean| !mean.is_nan()).collect())
+        };
+        of.par_iter().enumerate().map(interval).collect()
     }
+}
 
-    /// 95 % of a column's means lie within. NaN if no draw has a mean, or only one perturbation has a value.
-    ///
-    /// # Panics
-    /// If the column has fewer values than these draws have perturbations.
-    pub fn interval(&self, column: &Column) -> [f64; 2] {
-        self.percentiles(&[column], |chosen| column.over(chosen, self.quirks))
-    }
+/// Whether no draw could move a column's mean.
+fn is_fixed(column: &Column) -> bool {
+    column.values.iter().flatten().filter(|x| x.is_finite()).count() < 2
+}
 
-    /// The same for the difference `a - b` of two predictions' columns.
-    ///
-    /// # Panics
-    /// As [`Draws::interval`].
-    pub fn difference(&self, a: &Column, b: &Column) -> [f64; 2] {
-        self.percentiles(&[a, b], |chosen| a.over(chosen, self.quirks) - b.over(chosen, self.quirks))
-    }
-
-    fn percentiles(&self, of: &[&Column], value: impl Fn(&[u32]) -> f64 + Sync) -> [f64; 2] {
-        let values = |column: &&Column| column.values.iter().flatten().filter(|x| x.is_finite()).count();
-        if of.iter().map(values).any(|values| values < 2) {
-            return [f64::NAN; 2];
-        }
-        let mut values: Vec<f64> =
-            self.chosen.par_iter().map(|chosen| value(chosen)).filter(|v| !v.is_nan()).collect();
-        values.sort_by(f64::total_cmp);
-        [0.025, 0.975].map(|q| {
-            let place = (q * values.len().saturating_sub(1) as f64).round() as usize;
-            values.get(place).copied().unwrap_or(f64::NAN)
-        })
-    }
+fn percentiles(mut values: Vec<f64>) -> [f64; 2] {
+    values.sort_by(f64::total_cmp);
+    [0.025, 0.975].map(|q| {
+        let place = (q * values.len().saturating_sub(1) as f64).round() as usize;
+        values.get(place).copied().unwrap_or(f64::NAN)
+    })
 }

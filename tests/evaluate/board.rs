@@ -199,18 +199,21 @@ fn intervals_are_as_wide_as_the_theory_of_means_has_them() {
     let column = Column::new("mae", (0..count).map(value).collect(), true);
     let summary = column.summary();
     let draws = Draws::new(2000, count as usize, true);
-    let [low, high] = draws.interval(&column);
+    let [low, high] = draws.intervals(&[(&column, None)])[0];
     let half = 1.96 * summary.std.expect("a spread") / (summary.count as f64).sqrt();
     let mean = summary.mean.expect("a mean");
     assert!(((mean - low) / half - 1.0).abs() < 0.12 && ((high - mean) / half - 1.0).abs() < 0.12);
     // The same draws for both: a constant difference has no width.
     let more = Column::new("mae", (0..count).map(|i| value(i).map(|v| v + 0.25)).collect(), true);
-    let difference = draws.difference(&more, &column);
+    let difference = draws.intervals(&[(&more, Some(&column))])[0];
     assert!(difference.iter().all(|d| (d - 0.25).abs() < 1e-12), "{difference:?}");
     let nothing = Column::new("mae", vec![None; count as usize], true);
-    assert!(draws.interval(&nothing).iter().all(|bound| bound.is_nan()));
+    assert!(draws.intervals(&[(&nothing, None)])[0].iter().all(|bound| bound.is_nan()));
     let one = Column::new("mae", (0..count).map(|i| (i == 3).then_some(0.5)).collect(), true);
-    assert!(draws.interval(&one).iter().all(|bound| bound.is_nan()), "one number has no spread");
+    assert!(
+        draws.intervals(&[(&one, None)])[0].iter().all(|bound| bound.is_nan()),
+        "one number has no spread"
+    );
 }
 
 /// As scanpy does: it sees the zeros of a dense matrix.
