@@ -1,7 +1,7 @@
 //! Evaluation from file to file.
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
@@ -77,26 +77,40 @@ pub fn compare(
 ) -> Result<Vec<Board>> {
     real.check_shape()?;
     real.check_controls(&settings.control)?;
-    pred.check(&real, settings)?;
-    let names = match &real.types {
-        Some(types) => in_order(types).into_iter().map(Some).collect(),
-        None => vec![None],
-    };
-    let parts: Vec<Cow<Side>> = names.iter().map(|name| real.part(name.as_deref())).collect();
+    let split = Split::of(&real);
+    pred.check(&split, settings)?;
+    let parts = real.into_parts(&split);
     let mut drafts = Vec::new();
-    for (name, part) in names.into_iter().zip(&parts) {
-        let pred = pred.part(name.as_deref());
-        drafts.push(Draft::new(name, part, &pred, settings)?);
+    for ((name, part), pred) in split.names.iter().zip(&parts).zip(pred.parts(&split)) {
+        drafts.push(Draft::new(name.clone(), part, &pred, settings)?);
     }
     drop(pred);
     for sample in beside {
         let (name, sample) = sample?;
-        sample.check(&real, settings)?;
-        for draft in &mut drafts {
-            draft.add(&name, &sample.part(draft.cell_type.as_deref()))?;
+        sample.check(&split, settings)?;
+        for (draft, part) in drafts.iter_mut().zip(sample.parts(&split)) {
+            draft.add(&name, &part)?;
         }
     }
     drafts.into_iter().map(Draft::board).collect()
+}
+
+/// How the measured cells are split: all that is asked of them once they are.
+struct Split {
+    source: PathBuf,
+    types: Option<Labels>,
+    /// The cell types in the order of first appearance; `None` stands for all cells.
+    names: Vec<Option<String>>,
+}
+
+impl Split {
+    fn of(real: &Sample) -> Split {
+        let names = match &real.types {
+            Some(types) => in_order(types).into_iter().map(Some).collect(),
+            None => vec![None],
+        };
+        Split { source: real.side.source.clone(), types: real.types.clone(), names }
+    }
 }
 
 impl Sample {
@@ -123,15 +137,15 @@ impl Sample {
     }
 
     /// Requires the cell types of the measured cells, if those are split, and control cells if it is compared with its own.
-    fn check(&self, real: &Sample, settings: &Settings) -> Result<()> {
+    fn check(&self, real: &Split, settings: &Settings) -> Result<()> {
         let Some(types) = &real.types else { return Ok(()) };
         let untold = || {
-            let what = format!("has no cell types, but {} is split by cell type", real.side.source.display());
+            let what = format!("has no cell types, but {} is split by cell type", real.source.display());
             Error::format(&self.side.source, what)
         };
         let own = self.types.as_ref().ok_or_else(untold)?;
         self.check_shape()?;
-        check_types(types, &real.side.source, own, &self.side.source)?;
+        check_types(types, &real.source, own, &self.side.source)?;
         match settings.rules.definitions().controls {
             Controls::Own => self.check_controls(&settings.control),
             Controls::Real => Ok(()),
@@ -180,13 +194,24 @@ impl Sample {
         Err(Error::format(&self.side.source, what))
     }
 
-    /// The cells of one type, or all of them.
-    fn part(&self, name: Option<&str>) -> Cow<'_, Side> {
-        let Some(name) = name else { return Cow::Borrowed(&self.side) };
-        let types = self.types.as_ref().expect("part: cells with types");
-        let mut part = self.side.subset(&cells_of(types, name));
-        part.source = PathBuf::from(format!("{} ({name})", self.side.source.display()));
-        Cow::Owned(part)
+    /// The cells of each type, or all of them.
+    fn parts(&self, split: &Split) -> impl Iterator<Item = Cow<'_, Side>> {
+        let types = self.types.as_ref().filter(|_| split.types.is_some());
+        let cells = types.map_or(vec![Vec::new()], |types| cells_of(types, &split.names));
+        split.names.iter().zip(cells).map(|(name, cells)| {
+            let Some(name) = name else { return Cow::Borrowed(&self.side) };
+            let mut part = self.side.subset(&cells);
+            part.source = PathBuf::from(format!("{} ({name})", self.side.source.display()));
+            Cow::Owned(part)
+        })
+    }
+
+    /// The same without a copy of all of them, or with the copies alone.
+    fn into_parts(self, split: &Split) -> Vec<Side> {
+        match split.types {
+            Some(_) => self.parts(split).map(Cow::into_owned).collect(),
+            None => vec![self.side],
+        }
     }
 }
 
@@ -336,6 +361,16 @@ fn in_order(labels: &Labels) -> Vec<String> {
     names
 }
 
-fn cells_of(labels: &Labels, name: &str) -> Vec<u32> {
-    (0..labels.codes.len()).filter(|&i| labels.get(i) == Some(name)).map(|i| i as u32).collect()
+/// The cells that have each of the labels `names`.
+fn cells_of(labels: &Labels, names: &[Option<String>]) -> Vec<Vec<u32>> {
+    let places: HashMap<&str, usize> = names.iter().flatten().map(String::as_str).zip(0..).collect();
+    let of_code: Vec<Option<usize>> =
+        labels.names.iter().map(|name| places.get(name.as_str()).copied()).collect();
+    let mut cells = vec![Vec::new(); names.len()];
+    for (cell, &code) in (0..).zip(&labels.codes) {
+        if let Some(place) = usize::try_from(code).ok().and_then(|code| of_code[code]) {
+            cells[place].push(cell);
+        }
+    }
+    cells
 }
