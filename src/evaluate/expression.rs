@@ -1,5 +1,7 @@
 //! Measures on mean profiles, those of cell-eval 0.6.6's `metrics._anndata`. A delta is a profile minus its own side's control.
 
+use std::sync::Arc;
+
 use rayon::prelude::*;
 
 use super::pseudobulk::Pseudobulk;
@@ -38,12 +40,27 @@ fn mean(real: &[f32], pred: &[f32], of: impl Fn(f64) -> f64) -> f64 {
     real.iter().zip(pred).map(|(&r, &p)| of(f64::from(p) - f64::from(r))).sum::<f64>() / real.len() as f64
 }
 
+/// The mean profiles of a side, and their changes. A clone shares them: the measured side's are those of all predictions.
+#[derive(Clone)]
+pub struct Means {
+    bulk: Arc<Pseudobulk>,
+    /// `[P, G]`.
+    changes: Arc<[Vec<f32>]>,
+}
+
+brief!(Means, |means| bulk: means.bulk);
+
+impl Means {
+    /// With the changes of these profiles.
+    pub fn of(bulk: Pseudobulk) -> Means {
+        Means { changes: bulk.deltas().into(), bulk: Arc::new(bulk) }
+    }
+}
+
 /// Everything the columns need, computed once.
 pub struct Profiles {
-    real: Pseudobulk,
-    pred: Pseudobulk,
-    real_delta: Vec<Vec<f32>>,
-    pred_delta: Vec<Vec<f32>>,
+    real: Means,
+    pred: Means,
     /// The gene that has the perturbation's name, `[P]`.
     own_gene: Vec<Option<usize>>,
     definitions: Definitions,
@@ -62,20 +79,19 @@ enum Distance {
 impl Profiles {
     /// Both sides' profiles, perturbations in the same order.
     pub fn new(
-        [real, pred]: [Pseudobulk; 2],
+        [real, pred]: [Means; 2],
         perturbations: &[String],
         genes: &[String],
         definitions: Definitions,
     ) -> Profiles {
         let place: std::collections::HashMap<&String, usize> = genes.iter().zip(0..).collect();
         let own_gene = perturbations.iter().map(|name| place.get(name).copied()).collect();
-        let (real_delta, pred_delta) = (real.deltas(), pred.deltas());
-        Profiles { real, pred, real_delta, pred_delta, own_gene, definitions }
+        Profiles { real, pred, own_gene, definitions }
     }
 
     /// The changes of real and pred, `[P, G]` each.
-    pub fn into_changes(self) -> [Vec<Vec<f32>>; 2] {
-        [self.real_delta, self.pred_delta]
+    pub fn into_changes(self) -> [Arc<[Vec<f32>]>; 2] {
+        [self.real.changes, self.pred.changes]
     }
 
     /// `name`: a measure of [`super::registry::METRICS`] that needs only mean profiles.
@@ -87,8 +103,8 @@ impl Profiles {
         let pairs = |value: &(dyn Fn(&[f32], &[f32]) -> f64 + Sync), real: &Profile, pred: &Profile| {
             real.par_iter().zip(pred).map(|(r, p)| Some(value(r, p))).collect::<Vec<_>>()
         };
-        let bulks = |value| pairs(value, &self.real.perturbed, &self.pred.perturbed);
-        let deltas = |value| pairs(value, &self.real_delta, &self.pred_delta);
+        let bulks = |value| pairs(value, &self.real.bulk.perturbed, &self.pred.bulk.perturbed);
+        let deltas = |value| pairs(value, &self.real.changes, &self.pred.changes);
         let appendix = self.definitions.appendix;
         let values = match name {
             "pearson_delta" => deltas(&|r, p| pearson(p, r)),
@@ -110,15 +126,15 @@ impl Profiles {
     /// How near the predicted change is to the right real one, among all real ones ([`Discrimination`]); 1 is best.
     fn discrimination(&self, distance: Distance) -> Vec<Option<f64>> {
         let rule = self.definitions.discrimination;
-        let count = self.real_delta.len();
+        let count = self.real.changes.len();
         let score = |p: usize| {
             let own = self.own_gene[p].filter(|_| rule != Discrimination::Strict);
-            let query = parts(&self.pred_delta[p], own);
+            let query = parts(&self.pred.changes[p], own);
             if query.iter().all(|part| part.is_empty()) {
                 return None;
             }
             let to = |real: &Vec<f32>| distance.between(query, parts(real, own));
-            let distances: Vec<f64> = self.real_delta.iter().map(to).collect();
+            let distances: Vec<f64> = self.real.changes.iter().map(to).collect();
             let nearer = distances.iter().filter(|&&d| d < distances[p]).count();
             let tied = |range: std::ops::Range<usize>| {
                 distances[range].iter().filter(|&&d| d == distances[p]).count()

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::de::Table;
 use super::de_metrics::Lists;
 use super::edistance::edistances;
-use super::expression::Profiles;
+use super::expression::{Means, Profiles};
 use super::lognorm::{Logs, log_normalised};
 use super::pseudobulk::Pseudobulk;
 use super::registry::{self, EDISTANCE, Metric};
@@ -32,12 +32,12 @@ pub struct Judge<'a> {
 
 brief!(Judge<'_>, |judge| settings: judge.settings);
 
-/// What measures are computed from, if one of them needs it.
+/// What measures are computed from, if one of them needs it. The numbers are shared by clones.
 #[derive(Clone)]
 struct Found {
     table: Option<Arc<Table>>,
-    bulk: Option<Pseudobulk>,
-    edistances: Option<Vec<f64>>,
+    means: Option<Means>,
+    edistances: Option<Arc<[f64]>>,
 }
 
 impl<'a> Judge<'a> {
@@ -139,9 +139,9 @@ impl<'a> Judge<'a> {
             let lists = Lists::new(tables.each_ref().map(view), self.definitions);
             columns.extend(of(true).flat_map(|metric| metric.columns()).map(|name| lists.column(&name)));
         }
-        let bulks = real.bulk.zip(pred.bulk).map(|(real, pred)| [real, pred]);
+        let means = real.means.zip(pred.means).map(|(real, pred)| [real, pred]);
         let profiles =
-            bulks.map(|bulks| Profiles::new(bulks, perturbations, &self.real.genes, self.definitions));
+            means.map(|means| Profiles::new(means, perturbations, &self.real.genes, self.definitions));
         let pairs = real.edistances.zip(pred.edistances);
         for metric in of(false) {
             match (&pairs, &profiles) {
@@ -170,14 +170,15 @@ fn find(rows: Rows, genes: &[String], settings: &Settings, metrics: &[&Metric]) 
     let table = || Arc::new(Table::of(rows, genes, &settings.control, &definitions));
     Found {
         table: asked(&|metric| metric.de).then(table),
-        bulk: asked(&|metric| !metric.de && metric.name != EDISTANCE).then(|| Pseudobulk::of(rows)),
-        edistances: asked(&|metric| metric.name == EDISTANCE).then(|| edistances(rows)),
+        means: asked(&|metric| !metric.de && metric.name != EDISTANCE)
+            .then(|| Means::of(Pseudobulk::of(rows))),
+        edistances: asked(&|metric| metric.name == EDISTANCE).then(|| edistances(rows).into()),
     }
 }
 
 /// Pearson's r of the two sides' energy distances. With fewer than two perturbations, cell-eval leaves the column out.
-fn edistance_column((real, pred): &(Vec<f64>, Vec<f64>), quirks: bool) -> Option<Column> {
-    let pairs = real.iter().zip(pred).map(|(&real, &pred)| Some([real, pred])).collect();
+fn edistance_column((real, pred): &(Arc<[f64]>, Arc<[f64]>), quirks: bool) -> Option<Column> {
+    let pairs = real.iter().zip(pred.iter()).map(|(&real, &pred)| Some([real, pred])).collect();
     let whole = Joined { pairs, join: |a, b, _| pearson(a, b) };
     (real.len() > 1 || !quirks).then(|| Column::whole(EDISTANCE, whole, quirks))
 }

@@ -78,7 +78,7 @@ pub struct Report {
     /// Differential expression of real and pred, if a measure needed it.
     pub tables: Option<[Arc<Table>; 2]>,
     /// Perturbed minus control mean profiles of real and pred, `[P, G]` each, if a measure needed them.
-    pub changes: Option<[Vec<Vec<f32>>; 2]>,
+    pub changes: Option<[Arc<[Vec<f32>]>; 2]>,
 }
 
 impl Report {
