@@ -11,6 +11,7 @@ use super::disk::{NEAR, ask, let_go};
 use super::format::{ALIGN, Header, Kind, Part, SECTIONS};
 use super::{Manifest, Row, Scale, ShardEntry, Values};
 use crate::data::h5ad::unfit_genes;
+use crate::data::scale::misfit;
 use crate::error::{At, Error, Result};
 
 /// Bytes per checksum task.
@@ -226,10 +227,10 @@ fn row_error(row: &Row, genes: usize, scale: Scale) -> Option<String> {
         return Some(what);
     }
     if let Values::F32(values) = row.values {
-        if let Some(value) = values.iter().find(|v| !v.is_finite() || **v < 0.0) {
-            return Some(format!("value {value} is negative or not finite"));
+        if let Some(place) = misfit(values, false) {
+            return Some(format!("value {} is negative or not finite", values[place]));
         }
-        if scale == Scale::Counts && values.iter().any(|v| v.fract() != 0.0) {
+        if misfit(values, scale == Scale::Counts).is_some() {
             return Some("a count is not a whole number".into());
         }
     }

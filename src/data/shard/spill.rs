@@ -18,6 +18,7 @@ use super::format::Kind;
 use super::piles::{Piles, Sizes};
 use super::{Manifest, Scale};
 use crate::data::h5ad::unfit;
+use crate::data::scale::misfit;
 use crate::error::{At, Error, Result};
 
 /// Bytes read at a time from a run.
@@ -251,12 +252,11 @@ fn refuse(manifest: &Manifest, name: &str, genes: &[u16], values: &[f32], librar
     if let Some(what) = unfit(genes, values, manifest.genes.len()) {
         return Some(what);
     }
-    if let Some(value) = values.iter().find(|v| !v.is_finite() || **v < 0.0) {
-        return Some(format!("value {value} is negative or not finite"));
+    if let Some(place) = misfit(values, false) {
+        return Some(format!("value {} is negative or not finite", values[place]));
     }
-    let whole = manifest.scale == Scale::Counts;
-    if let Some(value) = values.iter().find(|v| whole && v.fract() != 0.0) {
-        return Some(format!("count {value} is not a whole number; is the source on a log scale?"));
+    if let Some(place) = misfit(values, manifest.scale == Scale::Counts) {
+        return Some(format!("count {} is not a whole number; is the source on a log scale?", values[place]));
     }
     let most = values.iter().copied().reduce(f32::max).filter(|&most| most > 0.0);
     library_error(library, most, manifest.scale)
