@@ -12,6 +12,7 @@ use serde::Serialize;
 
 use super::side::{Matrix, Side};
 use crate::correlation::median;
+use crate::data::normalise::{divisor, total};
 use crate::error::Result;
 
 /// From here on, no log1p value of a cell is plausible.
@@ -115,7 +116,7 @@ impl Seen {
 /// Equal shares of different totals (1 of 100, 3 of 300 counts) may differ in the last bit; the rounding of log1p decides
 /// whether they tie. The log1p here is the C library's (fdlibm), which numpy calls where it has no vector code of its own.
 pub(super) fn log_counts(counts: &mut [f32], total: f32, target: f32) {
-    let scale = if total > 0.0 { total / target } else { 1.0 };
+    let scale = divisor(total, f64::from(target));
     counts.iter_mut().for_each(|value| *value = libm::log1pf(*value / scale));
 }
 
@@ -123,8 +124,7 @@ pub(super) fn log_counts(counts: &mut [f32], total: f32, target: f32) {
 fn from_counts(side: &Side, told: Option<f32>) -> Result<(Matrix, f32)> {
     let cells = side.x.shape().0;
     let values = side.x.values();
-    let total = |cell: usize| values[side.x.row(cell)].iter().map(|&v| f64::from(v)).sum::<f64>() as f32;
-    let totals: Vec<f32> = (0..cells).into_par_iter().map(total).collect();
+    let totals: Vec<f32> = (0..cells).into_par_iter().map(|cell| total(&values[side.x.row(cell)])).collect();
     let middle = || {
         let mut sorted = totals.clone();
         if matches!(side.x, Matrix::Dense { .. }) {

@@ -17,6 +17,7 @@ use rayon::prelude::*;
 use super::lognorm::{Held, Logs, log_counts};
 use super::side::{Matrix, Side};
 use crate::correlation::median;
+use crate::data::normalise;
 use crate::data::scale::agreed;
 use crate::data::shard::same_total;
 
@@ -108,7 +109,7 @@ fn brought(x: &Matrix, total: Option<f32>, factor: f64) -> Matrix {
     let mut x = x.clone();
     x.rows_mut().into_par_iter().for_each(|row| match total.and_then(|total| Some((total, counts(row)?))) {
         Some((total, counts)) => {
-            let own = counts.iter().map(|&count| f64::from(count)).sum::<f64>() as f32;
+            let own = normalise::total(&counts);
             row.copy_from_slice(&counts);
             log_counts(row, own, total);
         }
