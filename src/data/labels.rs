@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use crate::data::h5ad::{Growing, H5ad, Labels};
-use crate::data::parquet::{Parquet, is_parquet};
+use crate::data::parquet::{Parquet, is_parquet_file};
 use crate::data::table::{self, has_tabs};
 use crate::error::{Error, Result};
 
@@ -45,7 +45,7 @@ impl Table {
     /// Opens a parquet file, a `.csv`, or a tab-separated `.tsv` or `.txt`, each of these packed with gzip or not; the first line of
     /// a text file names the columns.
     pub(crate) fn open(path: &Path) -> Result<Table> {
-        if is_parquet(path) { Table::of_parquet(path) } else { Table::of_text(path) }
+        if is_parquet_file(path) { Table::of_parquet(path) } else { Table::of_text(path) }
     }
 
     fn of_text(path: &Path) -> Result<Table> {

@@ -9,7 +9,6 @@ mod pages;
 mod source;
 
 use std::fs::File;
-use std::io::Read;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
@@ -25,6 +24,7 @@ use self::fence::fenced;
 pub(crate) use self::lists::Pairs;
 use self::pages::Pages;
 use self::source::Source;
+use super::gzip::begins_with;
 use super::h5ad::{Growing, Labels, spelled};
 use crate::error::{At, Error, Result};
 
@@ -41,11 +41,9 @@ pub(crate) struct Parquet {
     groups: Vec<usize>,
 }
 
-/// Whether a file starts with the parquet magic.
-pub(crate) fn is_parquet(path: &Path) -> bool {
-    let mut start = [0; MAGIC.len()];
-    path.is_file()
-        && File::open(path).is_ok_and(|mut file| file.read_exact(&mut start).is_ok() && start == *MAGIC)
+/// Whether a path is a file that begins as parquet does, whatever its name.
+pub(crate) fn is_parquet_file(path: &Path) -> bool {
+    begins_with(path, MAGIC)
 }
 
 impl Parquet {

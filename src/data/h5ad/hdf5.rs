@@ -5,19 +5,15 @@ use std::path::Path;
 
 use hdf5_pure::{Error as Hdf5Error, FormatError};
 
-use crate::data::gzip::{UNPACK, is_packed};
+use crate::data::gzip::{UNPACK, begins_with, is_packed};
 use crate::error::{At, Error, Result};
 
 /// First bytes of a superblock.
-pub(super) const SIGNATURE: &[u8] = b"\x89HDF\r\n\x1a\n";
+pub(super) const SIGNATURE: &[u8; 8] = b"\x89HDF\r\n\x1a\n";
 
 /// Whether a file begins as HDF5 does, whatever its name.
 pub(crate) fn is_hdf5(path: &Path) -> bool {
-    let mut start = [0; SIGNATURE.len()];
-    // A pipe is not opened: it would wait for its writer.
-    path.is_file()
-        && std::fs::File::open(path)
-            .is_ok_and(|mut file| file.read_exact(&mut start).is_ok() && start == SIGNATURE)
+    begins_with(path, SIGNATURE)
 }
 
 /// Adds file and place to an HDF5 error.

@@ -21,7 +21,7 @@ use super::matrix::Matrix;
 use super::tenx::Features;
 use super::tokens::{BARCODE, COUNTS, GENE_TABLE, GENES, NO_GENE, Tokens};
 use super::{Column, Format, Frame, Growing, H5ad, Labels, recoded};
-use crate::data::parquet::{Parquet, is_parquet};
+use crate::data::parquet::{Parquet, is_parquet_file};
 use crate::error::{Error, Result, unknown};
 use crate::folder::{name_of, paths_in};
 
@@ -33,7 +33,7 @@ const MOST_TOKENS: i64 = 1 << 24;
 /// The shards that a path stands for: itself, or those of a folder, without metadata tables; empty if it is neither.
 pub(super) fn shards(path: &Path) -> Result<Vec<PathBuf>> {
     if !path.is_dir() {
-        return Ok(if is_parquet(path) { vec![path.to_path_buf()] } else { Vec::new() });
+        return Ok(if is_parquet_file(path) { vec![path.to_path_buf()] } else { Vec::new() });
     }
     let mut found = paths_in(path)?;
     found.retain(|shard| {

@@ -16,7 +16,7 @@ pub(crate) struct Lists<T> {
 }
 
 /// Judged by the name alone.
-pub(crate) fn is_parquet(path: &Path) -> bool {
+pub(crate) fn is_parquet_file(path: &Path) -> bool {
     path.is_file() && path.extension().is_some_and(|end| end == "parquet")
 }
 

@@ -4,7 +4,7 @@
 use crate::data::h5ad::{Cells, H5ad};
 use crate::data::labels::{Given, numbers};
 use crate::data::normalise;
-use crate::data::parquet::is_parquet;
+use crate::data::parquet::is_parquet_file;
 use crate::data::population::TOTALS;
 use crate::data::scale::covers;
 use crate::error::Result;
@@ -51,7 +51,7 @@ pub(super) fn unasked(file: &H5ad, cells: &Cells) -> Option<String> {
 /// A column, not asked for, that holds far more counts of each of these first cells than the matrix does.
 fn told_by_column(file: &H5ad, cells: &Cells) -> Option<String> {
     // A release in parquet keeps its labels in many files: too long to read for a note.
-    if !file.path().is_file() || is_parquet(file.path()) {
+    if !file.path().is_file() || is_parquet_file(file.path()) {
         return None;
     }
     let own = file.told(TOTALS);
