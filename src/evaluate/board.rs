@@ -126,8 +126,7 @@ impl<'a> Draft<'a> {
         {
             scored.push((CEILING.to_string(), columns));
         }
-        let quirks = settings.rules.definitions().quirks;
-        let draws = Draws::new(settings.bootstrap, report.perturbations.len(), quirks);
+        let draws = Draws::new(settings.bootstrap, report.perturbations.len());
         let prediction =
             |column: &Column| report.column(&column.name).unwrap_or_else(|| unreachable!("the same columns"));
         let mut contrasts: Vec<Contrast> = Vec::new();

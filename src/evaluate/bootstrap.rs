@@ -13,7 +13,6 @@ pub struct Draws {
     draws: usize,
     /// Perturbations.
     count: usize,
-    quirks: bool,
 }
 
 brief!(Draws, |draws| draws: draws.draws);
@@ -23,8 +22,8 @@ pub type Contrast<'a> = (&'a Column, Option<&'a Column>);
 
 impl Draws {
     /// `draws` times `count` perturbations out of `count`. The draws are always the same.
-    pub fn new(draws: usize, count: usize, quirks: bool) -> Draws {
-        Draws { draws, count, quirks }
+    pub fn new(draws: usize, count: usize) -> Draws {
+        Draws { draws, count }
     }
 
     /// The perturbations of a draw.
@@ -41,7 +40,7 @@ impl Draws {
     pub fn intervals(&self, of: &[Contrast]) -> Vec<[f64; 2]> {
         let means = |draw| -> Vec<f64> {
             let chosen = self.chosen(draw);
-            let mean = |column: &Column| column.over(&chosen, self.quirks);
+            let mean = |column: &Column| column.over(&chosen);
             of.iter().map(|(a, b)| b.map_or_else(|| mean(a), |b| mean(a) - mean(b))).collect()
         };
         let means: Vec<Vec<f64>> = (0..self.draws).into_par_iter().map(means).collect();

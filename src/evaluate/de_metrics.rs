@@ -52,8 +52,8 @@ impl Lists {
         }
         match name {
             "de_spearman_sig" => {
-                let whole = Joined { pairs: count_pairs(real, pred), join: count_correlation };
-                Column::whole(name, whole, quirks)
+                let join = if quirks { spearman_or_one } else { spearman };
+                Column::whole(name, Joined { pairs: count_pairs(real, pred), join }, quirks)
             }
             "de_direction_match" => each(&|real, pred| direction_match(real, pred, definitions.appendix)),
             "de_spearman_lfc_sig" => each(&fold_correlation),
@@ -95,9 +95,9 @@ fn count_pairs(real: &[Genes], pred: &[Genes]) -> Vec<Option<[f64; 2]>> {
     real.iter().zip(pred).map(pair).collect()
 }
 
-/// Spearman of |R| and |Q|; cell-eval gives 1 if no perturbation has any R.
-fn count_correlation(real: &[f64], pred: &[f64], quirks: bool) -> f64 {
-    if real.is_empty() && quirks { 1.0 } else { spearman(real, pred) }
+/// Spearman of |R| and |Q| as cell-eval has it: 1 if no perturbation has any R.
+fn spearman_or_one(real: &[f64], pred: &[f64]) -> f64 {
+    if real.is_empty() { 1.0 } else { spearman(real, pred) }
 }
 
 /// Share of R, or of R and Q, whose log fold changes have the same sign in both.

@@ -179,6 +179,6 @@ fn find(rows: Rows, genes: &[String], settings: &Settings, metrics: &[&Metric]) 
 /// Pearson's r of the two sides' energy distances. With fewer than two perturbations, cell-eval leaves the column out.
 fn edistance_column((real, pred): &(Arc<[f64]>, Arc<[f64]>), quirks: bool) -> Option<Column> {
     let pairs = real.iter().zip(pred.iter()).map(|(&real, &pred)| Some([real, pred])).collect();
-    let whole = Joined { pairs, join: |a, b, _| pearson(a, b) };
+    let whole = Joined { pairs, join: pearson };
     (real.len() > 1 || !quirks).then(|| Column::whole(EDISTANCE, whole, quirks))
 }

@@ -22,8 +22,8 @@ pub struct Column {
 pub struct Joined {
     /// Two numbers per perturbation, real and pred, if it counts.
     pub pairs: Vec<Option<[f64; 2]>>,
-    /// Makes one number of the real and pred numbers; the flag is [`super::rules::Definitions::quirks`].
-    pub join: fn(&[f64], &[f64], bool) -> f64,
+    /// Makes one number of the real and pred numbers.
+    pub join: fn(&[f64], &[f64]) -> f64,
 }
 
 /// How many perturbations a mean over numbers leaves out.
@@ -50,10 +50,10 @@ impl Column {
         Column { name: name.to_string(), values, whole: None }
     }
 
-    /// One value for all perturbations.
+    /// One value for all perturbations; NaN as in [`Column::new`].
     pub fn whole(name: &str, whole: Joined, quirks: bool) -> Column {
         let count = whole.pairs.len();
-        let value = whole.over(0..count, quirks);
+        let value = whole.over(0..count);
         Column { whole: Some(whole), ..Column::new(name, vec![Some(value); count], quirks) }
     }
 
@@ -61,9 +61,9 @@ impl Column {
     ///
     /// # Panics
     /// If one of them does not exist.
-    pub fn over(&self, chosen: &[u32], quirks: bool) -> f64 {
+    pub fn over(&self, chosen: &[u32]) -> f64 {
         if let Some(whole) = &self.whole {
-            return whole.over(chosen.iter().map(|&p| p as usize), quirks);
+            return whole.over(chosen.iter().map(|&p| p as usize));
         }
         let numbers = chosen.iter().filter_map(|&p| self.values[p as usize]).filter(|v| !v.is_nan());
         let (sum, count) = numbers.fold((0.0, 0.0), |(sum, count), v| (sum + v, count + 1.0));
@@ -78,10 +78,10 @@ impl Column {
 }
 
 impl Joined {
-    fn over(&self, chosen: impl Iterator<Item = usize>, quirks: bool) -> f64 {
+    fn over(&self, chosen: impl Iterator<Item = usize>) -> f64 {
         let (real, pred): (Vec<f64>, Vec<f64>) =
             chosen.filter_map(|p| self.pairs[p]).map(|[real, pred]| (real, pred)).unzip();
-        (self.join)(&real, &pred, quirks)
+        (self.join)(&real, &pred)
     }
 }
 

@@ -198,7 +198,7 @@ fn intervals_are_as_wide_as_the_theory_of_means_has_them() {
     let value = |i: u64| if i.is_multiple_of(10) { None } else { Some(f64::from(rng.uniform(i))) };
     let column = Column::new("mae", (0..count).map(value).collect(), true);
     let summary = column.summary();
-    let draws = Draws::new(2000, count as usize, true);
+    let draws = Draws::new(2000, count as usize);
     let [low, high] = draws.intervals(&[(&column, None)])[0];
     let half = 1.96 * summary.std.expect("a spread") / (summary.count as f64).sqrt();
     let mean = summary.mean.expect("a mean");
