@@ -117,7 +117,7 @@ pub(super) fn apply(
     let judge = Judge { filters, found, inputs, targets: targets.as_ref() };
     let find = |part: &Part, _: &Path| judge.part(part, &work.progress);
     let mut sums = Vec::new();
-    work.pass("filters", inputs, find, |part, judged| {
+    work.pass("filters", inputs, find, |part, _, judged| {
         let genes = inputs.genes.len();
         if judged.cells.len() != part.cells.len() || judged.cells_of_gene.len() != genes {
             return Err(Error::format(work.dir(), "has a part made from other cells or genes; remove it"));

@@ -47,7 +47,7 @@ pub(super) fn find(
         })?;
         Ok(PartMoments::of(sums.into_iter().map(|sums| sums.map(Sums::moments)).collect()))
     };
-    work.pass("moments", inputs, find, |_, found| found.join(&mut all, work.dir()))?;
+    work.pass("moments", inputs, find, |_, _, found| found.join(&mut all, work.dir()))?;
     Ok(all)
 }
 
@@ -117,7 +117,7 @@ pub(super) fn clipped(inputs: &Inputs, expected: &[Expected], work: &Work) -> Pa
         )?;
         Ok(PartMoments::of(moments))
     };
-    work.pass("clipped", inputs, find, |_, found| found.join(&mut all, work.dir()))?;
+    work.pass("clipped", inputs, find, |_, _, found| found.join(&mut all, work.dir()))?;
     Ok(all)
 }
 

@@ -91,8 +91,8 @@ pub(super) fn rows(
     let mut rows = Vec::new();
     inputs.memo.set_keeping(false);
     let find = |part: &Part, path: &Path| sorting.part(part, path, &work.progress);
-    work.pass("rows", inputs, find, |part, mut found: PartRows| {
-        found.rows.path = work.dir().join("rows").join(format!("{:05}.{ROWS}", part.number));
+    work.pass("rows", inputs, find, |part, path, mut found: PartRows| {
+        found.rows.path = path.with_extension(ROWS);
         let length = found.rows.path.metadata().at(&found.rows.path)?.len();
         if length != found.rows.ends.last().copied().unwrap_or(0) {
             return Err(Error::format(&found.rows.path, format!("is cut off; {AGAIN}")));

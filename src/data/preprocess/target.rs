@@ -62,7 +62,7 @@ pub(super) fn find(settings: &Settings, inputs: &Inputs, found: &Found, work: &W
         Ok(Totals(totals))
     };
     let mut totals = Vec::with_capacity(inputs.labels.len());
-    work.pass("totals", inputs, find, |_, part: Totals| {
+    work.pass("totals", inputs, find, |_, _, part: Totals| {
         totals.extend(part.0);
         Ok(())
     })?;

@@ -155,13 +155,13 @@ impl Work {
     }
 
     /// One pass: what `find` finds in each part, unless it exists already, is passed to `join` in the order of parts. `find`
-    /// may leave files at the path it is given, with an extension of their own.
+    /// may leave a file at the path it is given, with the extension [`Findings::BESIDE`]; `join` gets the same path.
     pub fn pass<F: Findings>(
         &self,
         name: &str,
         inputs: &Inputs,
         find: impl Fn(&Part, &Path) -> Result<F>,
-        mut join: impl FnMut(&Part, F) -> Result<()>,
+        mut join: impl FnMut(&Part, &Path, F) -> Result<()>,
     ) -> Passed<()> {
         let dir = self.dir.join(name);
         fs::create_dir_all(&dir).at(&dir)?;
@@ -191,7 +191,7 @@ impl Work {
                 found
             };
             if here.is_none() {
-                join(part, found)?;
+                join(part, &path, found)?;
             }
         }
         if here.is_some() { Err(Halt::Made) } else { Ok(()) }
