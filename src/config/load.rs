@@ -181,7 +181,7 @@ impl<'a> Over<'a> {
         let mut whole = base.clone();
         lay(&mut whole, self.whole.clone());
         let config: Config = whole.try_into().map_err(|e: toml::de::Error| {
-            let field = wrong(&base, &self.whole).unwrap_or("config".into());
+            let field = first_misfit(&base, &self.whole).unwrap_or("config".into());
             // Backticks are for fields that have options, which the names it may list have not.
             let what = e.message().replace('`', "\"");
             let told = match meaning(&field) {
@@ -221,7 +221,7 @@ fn holds(table: &Table, field: &str) -> bool {
 }
 
 /// The first field that does not fit on its own: the error for the whole config gives the value, not the field's name.
-fn wrong(base: &Table, over: &Table) -> Option<String> {
+fn first_misfit(base: &Table, over: &Table) -> Option<String> {
     let fits = |over: Table| {
         let mut one = base.clone();
         lay(&mut one, over);
