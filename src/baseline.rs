@@ -20,7 +20,7 @@
 //! this: an unseen perturbation gets the mean effect over all pairs (linear: factors 0), a cell type or batch without
 //! perturbed training cells the overall mean.
 
-pub mod algebra;
+mod algebra;
 pub mod linear;
 
 use std::cell::OnceCell;
@@ -34,7 +34,7 @@ use crate::data::features::Features;
 use crate::data::h5ad::{Cells, Writer};
 use crate::data::normalise::greatest;
 use crate::data::observe::Observer;
-use crate::data::population::{Population, Rows, log1p, push_controls};
+use crate::data::population::{MADE_BY, OBSERVE, Population, Rows, log1p, push_controls};
 use crate::data::shard::{Data, Row};
 use crate::error::{Error, Result, counted};
 use crate::rng::{Rng, stream};
@@ -183,8 +183,8 @@ impl<'a> Baselines<'a> {
         let fitted = self.fit(settings.kind, &mut fallbacks)?;
         let mut population = empty()?;
         population.notes = vec![
-            ("made_by".into(), format!("baseline {}", settings.kind.name())),
-            ("observe".into(), settings.observe.name().into()),
+            (MADE_BY.into(), format!("baseline {}", settings.kind.name())),
+            (OBSERVE.into(), settings.observe.name().into()),
             ("seed".into(), settings.seed.to_string()),
         ];
         for &group in &asked.groups {

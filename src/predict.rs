@@ -36,7 +36,7 @@ use crate::config::Observe;
 use crate::data::controls::Controls;
 use crate::data::h5ad::{H5ad, Writer};
 use crate::data::observe::{self, Observer};
-use crate::data::population::{Population, Unit, WARNING};
+use crate::data::population::{OBSERVE, Population, SPLIT, Unit, WARNING};
 use crate::data::shard::{Data, Manifest};
 use crate::data::split::Part;
 use crate::error::{Error, Result, counted};
@@ -295,13 +295,13 @@ fn predicted(settings: &Settings, progress: &Progress) -> Result<Report> {
     }
     let Made { mut population, effects, .. } = made;
     let mut notes = runs.notes(settings);
-    notes.extend(measured.as_ref().map(|of| ("split".into(), of.split().into())));
+    notes.extend(measured.as_ref().map(|of| (SPLIT.into(), of.split().into())));
     if !report.warnings.is_empty() {
         notes.push((WARNING.into(), report.warnings.join("; ")));
     }
     progress.go_on("predict was stopped before its file was complete")?;
     population.notes = notes.clone();
-    population.notes.push(("observe".into(), observe.name().into()));
+    population.notes.push((OBSERVE.into(), observe.name().into()));
     population.close()?;
     if let (Some(path), Some(effects)) = (&settings.effects_out, effects) {
         effects.write(path, &notes)?;

@@ -35,6 +35,12 @@ pub(crate) const EFFECTS: &str = "effects";
 pub(crate) const PERT_COL: &str = "pert_col";
 /// Under `uns/scale_engine`: the label of the control cells.
 pub(crate) const CONTROL_PERT: &str = "control_pert";
+/// Under `uns/scale_engine`: what made the cells.
+pub(crate) const MADE_BY: &str = "made_by";
+/// Under `uns/scale_engine`: how predicted cells were made of means ([`Observe`](crate::config::Observe)).
+pub(crate) const OBSERVE: &str = "observe";
+/// Under `uns/scale_engine`: the checksum of the split that held the cells out.
+pub(crate) const SPLIT: &str = "split";
 /// Under `uns/scale_engine`: what is wrong with some of the predictions.
 pub(crate) const WARNING: &str = "warning";
 /// Column of obs that names the control cell behind a predicted one.

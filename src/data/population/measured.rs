@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashSet};
 use std::ops::Range;
 use std::path::Path;
 
-use super::{BLOCK, Population, Rows, Unit, log1p};
+use super::{BLOCK, MADE_BY, Population, Rows, SPLIT, Unit, log1p};
 use crate::data::controls::control_pool;
 use crate::data::shard::{Data, Same, Scale};
 use crate::error::{Error, Result};
@@ -45,7 +45,7 @@ pub fn write_measured(
 ) -> Result<usize> {
     let mut real = Population::create(path, data.manifest())?;
     real.unit = unit;
-    real.notes = vec![("made_by".into(), "measured cells".into()), ("split".into(), split.into())];
+    real.notes = vec![(MADE_BY.into(), "measured cells".into()), (SPLIT.into(), split.into())];
     push_measured(&mut real, data, groups, controls)?;
     real.close()
 }
