@@ -16,7 +16,7 @@ const SWEPT: u64 = 2048;
 /// Sums of log1p values over the cells of each context (cell type, batch): `[G]`, and the number of cells.
 pub struct Sums(BTreeMap<(u32, u32), (Vec<f64>, u64)>);
 
-brief!(Sums, |sums| pairs: sums.0.len());
+brief!(Sums, |sums| contexts: sums.0.len());
 
 impl Sums {
     /// Over the cells of these groups.

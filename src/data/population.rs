@@ -54,7 +54,8 @@ pub enum Unit {
     /// ln(1 + counts scaled to the target): what evaluate reads.
     #[default]
     Log1p,
-    /// The log1p values divided by the data's factor (10): what the network sees.
+    /// The log1p values divided by the data's factor (10): what the network sees, but for the last bits
+    /// ([`Data::fill`](crate::data::shard::Data::fill)).
     Scaled,
 }
 

@@ -63,8 +63,9 @@ pub struct Columns {
 pub struct Source {
     /// File name, without its folder.
     pub path: String,
-    /// CRC-32 of what was read, to tell apart two files of the same name: gene names, which cells were taken, and every value
-    /// of the matrix. Not the file's own checksum: the same cells stored or compressed differently have the same CRC.
+    /// CRC-32 of what was read, to tell apart two files of the same name: gene names, which cells were taken, and every value of
+    /// the genes that the filters left. Not the file's own checksum: the same cells stored or compressed differently have the
+    /// same CRC.
     pub crc: u32,
     /// Cells taken from it.
     pub cells: u64,

@@ -1,9 +1,9 @@
 //! Writes a data directory: rows are sorted by group on disk (`spill.rs`), then merged into shards.
 //!
 //! The labels of all cells are known first, and so is every cell's group; how many genes it stores is not, and so neither is
-//! its place in its shard. The shards are therefore written in one go once all sizes are known. Memory: one buffer, 8 bytes
-//! per cell for the labels, and one window per run. Disk: temporarily twice the shards. The files depend only on the cells,
-//! not on memory, threads, time, or the number of parts that the cells were cut into.
+//! its place in its shard. The shards are therefore written in one go once all sizes are known. Memory: one buffer, 4 bytes
+//! per cell for its group, the caller's labels (12 bytes per cell) and one window per run. Disk: temporarily twice the shards. The
+//! files depend only on the cells, not on memory, threads, time, or the number of parts that the cells were cut into.
 
 use std::fs::File;
 use std::io::{BufWriter, ErrorKind, Seek, SeekFrom, Write};
