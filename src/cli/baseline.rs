@@ -11,7 +11,7 @@ use crate::baseline::{Baselines, Kind, Settings};
 use crate::config::Observe;
 use crate::data::features::{FeatureTable, Features};
 use crate::data::h5ad::H5ad;
-use crate::data::population::{Beside, Unit, write_measured};
+use crate::data::population::{Beside, SPLIT, Unit, write_measured};
 use crate::data::shard::Data;
 use crate::data::split::{Part, Split};
 use crate::error::{Error, Result};
@@ -101,7 +101,7 @@ pub fn run(args: Args) -> Result<()> {
     if !args.json {
         notes.iter().for_each(words::note);
     }
-    answer.population.notes.push(("split".into(), split.hash.clone()));
+    answer.population.notes.push((SPLIT.into(), split.hash.clone()));
     let written = answer.population.close()?;
     let groups = &answer.asked.groups;
     let cells: usize = groups.iter().map(|&group| data.groups()[group as usize].cells as usize).sum();

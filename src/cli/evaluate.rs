@@ -12,7 +12,7 @@ use super::words;
 use crate::aside;
 use crate::config::Observe;
 use crate::data::h5ad::H5ad;
-use crate::data::population::{CONTROL_PERT, PERT_COL, WARNING};
+use crate::data::population::{CONTROL_PERT, OBSERVE, PERT_COL, WARNING};
 use crate::data::shard::Data;
 use crate::data::split::{Part, Split};
 use crate::error::{Error, Result, some_of};
@@ -189,7 +189,7 @@ fn check(args: &Args) -> Result<[String; 2]> {
         return Err(Error::format(&args.out, "is a data directory; choose another folder for the scores"));
     }
     let real = H5ad::open_columns(&args.real, &[], "X")?;
-    if real.told("observe").is_some() {
+    if real.told(OBSERVE).is_some() {
         let real = args.real.display();
         words::note(format_args!("{real} is marked as a prediction: are --real and --pred swapped?"));
     }

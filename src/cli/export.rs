@@ -7,7 +7,7 @@ use serde_json::json;
 use super::words;
 use crate::aside;
 use crate::data::h5ad::H5ad;
-use crate::data::population::{Population, Unit, push_groups};
+use crate::data::population::{Population, SPLIT, Unit, push_groups};
 use crate::data::shard::Data;
 use crate::data::split::{Part, Split};
 use crate::error::{Error, Result, counted};
@@ -50,7 +50,7 @@ pub fn run(args: Args) -> Result<()> {
         (Some(path), Some(subset)) => {
             let split = Split::load(path, &data)?;
             split.warnings.iter().for_each(words::warning);
-            notes.push(("split".into(), split.hash.clone()));
+            notes.push((SPLIT.into(), split.hash.clone()));
             split.part(subset).to_vec()
         }
         _ => (0..data.groups().len() as u32).collect(),

@@ -8,6 +8,7 @@ use crate::config::Observe;
 use crate::data::controls::Usable;
 use crate::data::h5ad::H5ad;
 use crate::data::observe::Observer;
+use crate::data::population::OBSERVE;
 use crate::data::shard::Data;
 use crate::data::split::{Part, Split};
 use crate::error::Result;
@@ -44,7 +45,7 @@ pub fn baselines<'a>(
 
 /// How the prediction's cells were made, if the file says so; drawn counts are reported on stderr.
 fn as_predicted(files: &Files) -> Result<Observe> {
-    let told = H5ad::open_columns(&files.pred, &[], "X")?.told("observe");
+    let told = H5ad::open_columns(&files.pred, &[], "X")?.told(OBSERVE);
     let Some(observe) = Observe::ALL.into_iter().find(|observe| told.as_deref() == Some(observe.name()))
     else {
         return Ok(Observe::None);
