@@ -72,7 +72,7 @@ struct Inner {
     real: Real,
     /// Set in tests and `selftest`: new buffers are filled with NaN and followed by bytes that nothing may write.
     fenced: bool,
-    /// The first overrun that a guard detected.
+    /// The first overrun that a fence detected.
     overrun: Mutex<Option<String>>,
     heard: stamp::Heard,
     held: held::Held,

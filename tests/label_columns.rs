@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use scale_engine::data::features::FeatureTable;
 use scale_engine::data::h5ad::{Column, Frame, H5ad, X, write};
 use scale_engine::data::population::{Beside, Unit, write_measured};
 use scale_engine::data::shard::Data;
@@ -156,7 +157,7 @@ fn blanks_around_a_label_belong_to_it_in_tables_too() {
     for (cell, name) in file.obs().index.iter().enumerate() {
         let label = labels.get(cell).expect("a label");
         let label = if label == second { format!("{first} ") } else { label.to_string() };
-        table += &format!("{name},\"{label}\"\r\n");
+        table += &format!("{name}, {label}\r\n");
     }
     std::fs::write(dir.join("labels.csv"), table).expect("written");
     let columns = format!("--labels labels.csv --pert-col drug --control-pert {CONTROL}");
@@ -179,11 +180,28 @@ fn blanks_around_a_label_belong_to_it_in_tables_too() {
     let set = set.replace("flow.start=shifted", "flow.start=control");
     let features = "--perturbation-features features.csv --set train.steps=2";
     done(dir, &format!("train --data DATA --split split.toml --out RUN --preset tiny{set} {features}"));
-    let request = format!("perturbation,cell_type,cells\n\"{first} \",K562,5\n {first} ,K562,6\n");
+    let request = format!("perturbation,cell_type,cells\n\"{first} \",K562,5\n {first},K562,6\n");
     std::fs::write(dir.join("wanted.csv"), request).expect("written");
     done(dir, "predict RUN --controls K562.h5ad --labels labels.csv --request wanted.csv --out asked.h5ad");
     let asked = H5ad::open(&dir.join("asked.h5ad")).expect("readable");
     let told = asked.obs().labels(asked.path(), "drug").expect("a column");
     let count = |name: &str| (0..asked.shape().0).filter(|&cell| told.get(cell) == Some(name)).count();
     assert_eq!((count(&format!("{first} ")), count(first)), (5, 6));
+
+    // Nor are there two spellings of a name where features describe more perturbations.
+    std::fs::write(dir.join("more.csv"), format!("drug,a,b\n {first},1,2\nnew ,4,4\n")).expect("written");
+    std::fs::write(
+        dir.join("wanted.csv"),
+        format!("perturbation,cell_type,cells\n {first},K562,5\nnew,K562,6\n"),
+    )
+    .expect("written");
+    let request =
+        "--controls K562.h5ad --labels labels.csv --request wanted.csv --perturbation-features more.csv";
+    done(dir, &format!("predict RUN {request} --out more.h5ad"));
+    let more = H5ad::open(&dir.join("more.h5ad")).expect("readable");
+    let told = more.obs().labels(more.path(), "drug").expect("a column");
+    assert_eq!(told.names, [first.as_str(), "new"]);
+    std::fs::write(dir.join("twice.csv"), "drug,a,b\n\"A \",1,2\n A  ,4,4\n").expect("written");
+    let twice = FeatureTable::read(&dir.join("twice.csv")).expect_err("two of one name").to_string();
+    assert!(twice.contains("two rows for \"A\""), "{twice}");
 }

@@ -44,7 +44,7 @@ choices!(Observe {
 });
 
 choices!(Unit {
-    Counts: "Counts, as measured",
+    Counts: "Counts, as measured or drawn",
     Log1p: "ln(1 + counts scaled to the target): what evaluate reads",
     Scaled: "The log1p values divided by the data's factor (10): what the network sees",
 });

@@ -93,7 +93,8 @@ pub struct Args {
     perturbation_features: Option<PathBuf>,
     #[command(flatten)]
     device: device::Choice,
-    /// What values to write, in --real-out too; counts are those that `poisson` draws
+    /// What values to write, in --real-out too. Counts are those that `poisson` draws, and total_counts in obs is the total by which
+    /// they were drawn, that of the control cell; `evaluate` scales each file of counts to its own median total
     #[arg(long, value_enum, default_value_t = Unit::Log1p)]
     values: Unit,
     /// Seed for drawing control cells, start noise and counts

@@ -14,7 +14,7 @@ use crate::error::Error;
 
 /// A field of the library's settings, or a function, and what stands for it on the command line: an option of the command that
 /// runs, or another command. A field that is called alike in the settings of two commands is the same option of both.
-pub const OPTIONS: [(&str, &str); 58] = [
+pub const OPTIONS: [(&str, &str); 57] = [
     // Settings and parts of `preprocess` and `genes`.
     ("batch", "--batch-col"),
     ("cell_type", "--celltype-col"),
@@ -72,7 +72,6 @@ pub const OPTIONS: [(&str, &str); 58] = [
     ("with_controls", "--with-controls"),
     // What another command does.
     ("h5ad::describe", "inspect"),
-    ("Population::unit", "export --values"),
     ("predict::Settings::with_controls", "predict --with-controls"),
     ("preprocess::Settings::genes", "preprocess --genes"),
     ("preprocess::Settings::labels", "preprocess --labels"),

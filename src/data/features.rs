@@ -98,11 +98,13 @@ impl FeatureTable {
             self.add(row.exact(0), numbers)?;
         }
         // A perturbation's name has such blanks too, or is meant without them.
-        let blank: Vec<String> = self.rows.keys().filter(|name| name.trim() != *name).cloned().collect();
-        for name in blank {
-            if !self.rows.contains_key(name.trim()) {
-                self.rows.insert(name.trim().to_string(), self.rows[&name].clone());
-            }
+        let (plain, blank): (Vec<String>, Vec<String>) =
+            self.rows.keys().cloned().partition(|name| name.trim() == name.as_str());
+        for name in blank
+            .iter()
+            .filter(|name| plain.binary_search_by(|other| other.as_str().cmp(name.trim())).is_err())
+        {
+            self.add(name.trim(), self.rows[name].clone())?;
         }
         Ok(())
     }
@@ -264,7 +266,9 @@ impl Features {
     /// As [`Features::check`].
     pub fn extended(mut self, table: &FeatureTable, data: &mut Manifest) -> Result<Features> {
         self.check(table, data)?;
-        let is_new = |name: &&String| data.perturbations.binary_search(name).is_err();
+        // Blanks around a name that the data do not have say nothing: `read` has the name without them too.
+        let is_new =
+            |name: &&String| name.trim() == name.as_str() && data.perturbations.binary_search(name).is_err();
         data.unmeasured = table.rows.keys().filter(is_new).cloned().collect();
         self.values.truncate(data.perturbations.len() * self.id.columns.len());
         self.values.extend(table.rows(&data.unmeasured, &data.control));

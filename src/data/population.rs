@@ -92,7 +92,7 @@ pub struct Population<R = Cells> {
     names: Vec<String>,
     /// Cell type, perturbation, batch.
     labels: [Growing; 3],
-    /// Total counts over all measured genes, of cells held as counts; else 0.
+    /// Total counts over all measured genes, of cells held as counts; of drawn counts the total by which they were drawn; else 0.
     totals: Vec<f64>,
     /// Name of the control cell that a model made it from; missing if none did.
     predicted_from: Growing,

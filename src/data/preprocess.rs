@@ -81,7 +81,7 @@ pub struct Settings {
     /// h5ad files or 10x output, all with the same genes in any order.
     pub inputs: Vec<PathBuf>,
     /// Table of labels, one row per cell, as parquet or text (columns separated by commas, in a .tsv or .txt by tabs; packed with gzip
-    /// or not; blanks around a label belong to it); its columns take precedence over those of obs.
+    /// or not; blanks behind a label belong to it); its columns take precedence over those of obs.
     pub labels: Option<PathBuf>,
     /// Column of var by which the genes of several files are aligned, instead of by name.
     pub gene_id: Option<String>,

@@ -2,8 +2,8 @@
 //!
 //! Tabs separate the columns in a `.tsv` or `.txt`, commas in all others; a field may be in double quotes. The file may be packed
 //! with gzip, under any name, and begin with a byte order mark. The first line names the columns, of which no two may be called
-//! alike. Blanks around a column's name or a field do not count, unless they belong to a label ([`Row::exact`]), nor do empty lines;
-//! all other lines have as many fields as the first (but see [`Table::with_row_names`]).
+//! alike. Blanks around a column's name or a field do not count, except behind a label ([`Row::exact`]), nor do empty lines; all
+//! other lines have as many fields as the first (but see [`Table::with_row_names`]).
 
 use std::collections::HashSet;
 use std::io::{BufRead, Chain, Read};
@@ -129,10 +129,11 @@ impl<'a> Row<'a> {
         self.record[column].trim()
     }
 
-    /// The same with its blanks, which may belong to a name: Tahoe's `"Erdafitinib "` is one.
+    /// The same with the blanks behind it, which may belong to a name: Tahoe's `"Erdafitinib "` is one. Those before it may follow a
+    /// comma.
     pub fn exact(&self, column: usize) -> &'a str {
         let field = &self.record[column];
-        field.strip_suffix('\r').unwrap_or(field)
+        field.strip_suffix('\r').unwrap_or(field).trim_start()
     }
 
     /// All fields.

@@ -102,6 +102,7 @@ impl<'a> Draft<'a> {
         let (found, fit) = self.judge.score_beside(side)?;
         match fit {
             Fit::Same => {}
+            Fit::Brought if self.notes.iter().any(|note| note == BROUGHT) => {}
             Fit::Brought => self.notes.push(BROUGHT.to_string()),
             Fit::Unknown => self.unsure.push(name.to_string()),
         }

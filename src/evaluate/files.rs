@@ -255,7 +255,7 @@ fn scorable(unit: &str, source: &Path) -> Result<()> {
         }
         _ if unit == Unit::Scaled.name() => {
             "holds what the network sees, log1p values divided by the data's factor; measures are of log1p values or counts: \
-             write these with `Population::unit = log1p` or `unit = counts`"
+             write these with `unit = log1p`"
         }
         _ => return Ok(()),
     };

@@ -171,7 +171,7 @@ fn values_that_are_scaled_for_the_network_are_refused() {
             output.status.code() == Some(1) && said.contains("scaled.h5ad: holds what the network"),
             "{said}"
         );
-        assert!(said.contains("`export --values log1p`") && !dir.join("scores").exists(), "{said}");
+        assert!(said.contains("write these with --values log1p") && !dir.join("scores").exists(), "{said}");
     }
     let path = |name: &str| dir.join(format!("{name}.h5ad"));
     let read = Sample::read(&path("scaled"), "perturbation", None).expect_err("refused").to_string();

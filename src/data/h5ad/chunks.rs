@@ -79,9 +79,7 @@ impl Chunks {
         let (shape, chunk) = (plane(&shape)?, plane(&chunk)?);
         let bytes = chunk.iter().fold(width as u64, |bytes, &axis| bytes.saturating_mul(axis as u64));
         if bytes > MOST {
-            let what = format!(
-                "{what} has chunks of more than {MOST} bytes, which HDF5 does not allow: the file is damaged"
-            );
+            let what = format!("{what} has chunks of more than {MOST} bytes: the file is damaged");
             return Err(Error::format(path, what));
         }
         memory::check_file(path, &format!("the chunks of {what}"), bytes)?;
