@@ -65,18 +65,18 @@ impl Check {
 
 /// Runs rows of the table on a device; one check per op and route, with its worst output. The check under the op's own name covers
 /// all its rows, computed as on any device; the checks of its Hopper routes cover the rows whose sizes these take, and are missing
-/// if there are none. `progress` is told of the rows, each by name before it is run.
+/// if there are none. Each row is run `again` more times, and must give the same bits. `progress` is told of the rows, each by name before it is run.
 ///
 /// # Errors
 /// [`Error::Stopped`] if `progress` is asked to stop; a device that fails, or on which a kernel writes past the end of a buffer:
 /// the message names the row.
-pub fn ops(gpu: &Gpu, rows: &[Case], progress: &Progress) -> Result<Vec<Check>> {
+pub fn ops(gpu: &Gpu, rows: &[Case], again: usize, progress: &Progress) -> Result<Vec<Check>> {
     let mut checks: Vec<Check> = Vec::new();
     let work = progress.begin("selftest", 0, rows.len() as u64, "rows");
     for row in rows {
         work.go_on()?;
         progress.tell(Event::Stage(row.name));
-        let judged = gpu::guard(|| Ok(row.judge(gpu)))
+        let judged = gpu::guard(|| Ok(row.judge(gpu, again)))
             .map_err(|e| Error::Device(format!("{} {:?}: {e}", row.name, row.shapes)))?;
         if let Some(what) = gpu.overrun() {
             return Err(Error::Device(format!("{} {:?}: {what}", row.name, row.shapes)));

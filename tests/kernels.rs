@@ -122,7 +122,7 @@ fn the_selftest_has_a_line_for_every_op() {
     let Some(folder) = emulated() else { return };
     let gpu = emulate::device(folder, Real::Bf16, 1);
     let rows: Vec<_> = selftest::table().into_iter().filter(|row| row.size() <= 4_000).collect();
-    let checks = selftest::ops(&gpu, &rows, &Progress::silent()).expect("a device that answers");
+    let checks = selftest::ops(&gpu, &rows, 0, &Progress::silent()).expect("a device that answers");
     assert!(checks.iter().all(selftest::Check::holds), "{checks:#?}");
     let names: BTreeSet<&str> = checks.iter().map(|check| check.name.as_str()).collect();
     let of_hopper = names.iter().filter(|name| name.contains(" on Hopper")).count();

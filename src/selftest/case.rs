@@ -42,6 +42,15 @@ pub struct Run {
     pub gradients: Vec<Tensor>,
 }
 
+/// What an op made by each route.
+type Ways = Vec<(Route, Run)>;
+
+/// The value, then the gradients, by the reference; in bf16 also those of rounded inputs.
+struct Truth {
+    exact: Values,
+    rounded: Option<Values>,
+}
+
 /// How far an output of a device is from the truth, as a relative norm, and how far it may be.
 #[derive(Clone, Debug)]
 pub struct Verdict {
@@ -139,29 +148,49 @@ impl Case {
         Run { y: value, dy, gradients }
     }
 
-    /// Compares the device's value and gradients with the reference, in each route that the device has to them.
+    /// Compares the device's value and gradients with the reference, in each route that the device has to them, and with those of
+    /// `again` more runs, which must have the same bits.
     ///
     /// f32: 1e-5, for sums over rows 1e-4. bf16: twice the error that the reference itself has when its inputs and outputs are
     /// rounded to bf16, a bound that reflects how well conditioned the row is.
-    pub fn judge(&self, gpu: &Gpu) -> Vec<(Route, Vec<Verdict>)> {
-        self.judge_each(std::slice::from_ref(gpu)).remove(0)
+    pub fn judge(&self, gpu: &Gpu, again: usize) -> Vec<(Route, Vec<Verdict>)> {
+        let inputs = self.inputs();
+        let first = self.ways(&inputs, gpu);
+        let truth = self.truths(&inputs, gpu.real(), &first[0].1);
+        let mut judged: Vec<_> = first.iter().map(|(route, run)| (*route, verdicts(run, &truth))).collect();
+        for _ in 0..again {
+            add_unlike(&mut judged, &self.ways(&inputs, gpu), &first);
+        }
+        judged
     }
 
-    /// The same on several devices of one storage, with the truth computed once.
+    /// The same on several devices of one kind, each of which must give the bits of the first.
     pub fn judge_each(&self, gpus: &[Gpu]) -> Vec<Vec<(Route, Vec<Verdict>)>> {
         let inputs = self.inputs();
-        let run = |gpu: &Gpu| gpu.each_route(|| self.run(&inputs, Some(gpu)));
-        let runs: Vec<Vec<(Route, Run)>> = gpus.iter().map(run).collect();
-        let first = &runs[0][0].1;
-        let truth = self.truth(&inputs, &first.dy);
-        let rounded = (gpus[0].real() == Real::Bf16).then(|| {
+        let all: Vec<Ways> = gpus.iter().map(|gpu| self.ways(&inputs, gpu)).collect();
+        let truth = self.truths(&inputs, gpus[0].real(), &all[0][0].1);
+        let judged = |ways: &Ways| {
+            let mut judged: Vec<_> =
+                ways.iter().map(|(route, run)| (*route, verdicts(run, &truth))).collect();
+            add_unlike(&mut judged, ways, &all[0]);
+            judged
+        };
+        all.iter().map(judged).collect()
+    }
+
+    fn ways(&self, inputs: &[Tensor], gpu: &Gpu) -> Ways {
+        gpu.each_route(|| self.run(inputs, Some(gpu)))
+    }
+
+    fn truths(&self, inputs: &[Tensor], real: Real, run: &Run) -> Truth {
+        let exact = self.truth(inputs, &run.dy);
+        let rounded = (real == Real::Bf16).then(|| {
             let inputs: Vec<Tensor> =
                 inputs.iter().map(|x| if self.losses { x.clone() } else { round(x) }).collect();
-            let dy = if first.y.real() == Real::Bf16 { round(&first.dy) } else { first.dy.clone() };
+            let dy = if run.y.real() == Real::Bf16 { round(&run.dy) } else { run.dy.clone() };
             self.truth(&inputs, &dy)
         });
-        let of = |(route, run): &(Route, Run)| (*route, verdicts(run, &truth, rounded.as_ref()));
-        runs.iter().map(|ways| ways.iter().map(of).collect()).collect()
+        Truth { exact, rounded }
     }
 
     /// Value and gradients by the reference, or by the host's own op if there is none.
@@ -176,20 +205,48 @@ impl Case {
     }
 }
 
-/// One verdict per output. `truth`, and `rounded` from the reference on rounded inputs, hold the value first, then the gradients.
-fn verdicts(run: &Run, truth: &Values, rounded: Option<&Values>) -> Vec<Verdict> {
+/// Adds what differs between runs by the same routes.
+fn add_unlike(judged: &mut [(Route, Vec<Verdict>)], ways: &Ways, first: &Ways) {
+    let pairs = judged.iter_mut().zip(ways.iter().zip(first));
+    pairs.for_each(|((_, verdicts), ((_, run), (_, first)))| verdicts.extend(unlike(run, first)));
+}
+
+/// What differs, in any bit, between two runs of one device: no bound allows that.
+fn unlike(run: &Run, first: &Run) -> Vec<Verdict> {
+    let outputs = |run: &Run| -> Vec<Tensor> {
+        [&run.y].into_iter().chain(&run.gradients).map(|x| x.to_host()).collect()
+    };
+    let bits = |x: &Tensor| -> Vec<u32> { x.data().iter().map(|x| x.to_bits()).collect() };
+    let pairs = names(run).into_iter().zip(outputs(run).into_iter().zip(outputs(first)));
+    let differing = pairs.filter(|(_, (found, first))| bits(found) != bits(first));
+    differing
+        .map(|(output, (found, first))| Verdict {
+            output: format!("{output} once more"),
+            error: error(&wide(found.data()), &wide(first.data())).max(f64::MIN_POSITIVE),
+            allowed: 0.0,
+        })
+        .collect()
+}
+
+/// Of a run's outputs.
+fn names(run: &Run) -> Vec<String> {
+    [String::from("y")].into_iter().chain((0..run.gradients.len()).map(|i| format!("d{i}"))).collect()
+}
+
+/// One verdict per output.
+fn verdicts(run: &Run, truth: &Truth) -> Vec<Verdict> {
     let outputs = [&run.y].into_iter().chain(&run.gradients);
-    let names = [String::from("y")].into_iter().chain((0..run.gradients.len()).map(|i| format!("d{i}")));
-    let judged = names.zip(outputs).enumerate().map(|(i, (output, numbers))| {
-        let plain = if truth[i].len() == run.y.len() || i == 0 { 1e-5 } else { 1e-4 };
-        let allowed = rounded.map_or(plain, |rounded| {
+    let judged = names(run).into_iter().zip(outputs).enumerate().map(|(i, (output, numbers))| {
+        let exact = &truth.exact[i];
+        let plain = if exact.len() == run.y.len() || i == 0 { 1e-5 } else { 1e-4 };
+        let allowed = truth.rounded.as_ref().map_or(plain, |rounded| {
             let stored: Vec<f64> = match numbers.real() {
                 Real::Bf16 => rounded[i].iter().map(|&x| bf16::from_f64(x).to_f64()).collect(),
                 Real::F32 => rounded[i].clone(),
             };
-            (2.0 * error(&stored, &truth[i])).max(plain)
+            (2.0 * error(&stored, exact)).max(plain)
         });
-        Verdict { output, error: error(&wide(numbers.to_host().data()), &truth[i]), allowed }
+        Verdict { output, error: error(&wide(numbers.to_host().data()), exact), allowed }
     });
     judged.collect()
 }

@@ -1,13 +1,14 @@
 //! Where a device has several routes to a result, each of them is run and judged.
 
 use std::cell::Cell;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use scale_engine::gpu::{Gpu, Real, Route};
 use scale_engine::progress::Progress;
 use scale_engine::selftest::{self, Case, Check, case, table};
 
 fn checks(gpu: &Gpu, rows: &[Case]) -> Vec<Check> {
-    selftest::ops(gpu, rows, &Progress::silent()).expect("a device that answers")
+    selftest::ops(gpu, rows, 1, &Progress::silent()).expect("a device that answers")
 }
 
 /// Doubles its input, but on one route, which is wrong.
@@ -46,6 +47,24 @@ fn a_fault_on_any_way_is_seen() {
         found.iter().map(|check| (check.name.as_str(), check.holds())).collect::<Vec<_>>(),
         [("scale", true)]
     );
+}
+
+#[test]
+fn an_op_that_gives_other_bits_the_second_time_is_seen() {
+    let Some(folder) = super::emulated() else { return };
+    let gpu = crate::emulate::device(folder, Real::F32, 1);
+    let runs = AtomicU32::new(0);
+    let unsteady = case("scale", &[&[5, 33]], move |t, v| {
+        // Far within the bounds of the reference.
+        let by = if t.gpu().is_some() {
+            2.0 + runs.fetch_add(1, Ordering::Relaxed) as f32 * 2.0 * f32::EPSILON
+        } else {
+            2.0
+        };
+        t.scale(v[0], by)
+    });
+    let found = checks(&gpu, &[wrong_on(None), unsteady]);
+    assert!(!found[0].holds() && found[0].output.contains(" once more of scale"), "{found:?}");
 }
 
 #[test]
