@@ -10,6 +10,7 @@ use super::hdf5::Named;
 use super::number::{self, Number};
 use super::{Column, heap};
 use crate::error::{At, Error, Result};
+use crate::memory;
 
 pub(super) struct Array {
     path: PathBuf,
@@ -60,8 +61,22 @@ impl Array {
     pub(super) fn bytes(&self, start: u64, count: u64) -> Result<Vec<u8>> {
         match &self.chunks {
             Some(chunks) => chunks.rows(&self.path, &self.name, start as usize, count as usize),
-            None => self.dataset.read_raw_rows(start, count).named(&self.path, &self.name),
+            None => {
+                self.fits(count, self.kind_size()?)?;
+                self.dataset.read_raw_rows(start, count).named(&self.path, &self.name)
+            }
         }
+    }
+
+    /// Refuses more entries than memory holds: the file's claim, which costs it nothing where nothing was ever written.
+    fn fits(&self, count: u64, size: u64) -> Result<()> {
+        let what = format!("{} entries of {}", count, self.name);
+        memory::check_file(&self.path, &what, count.saturating_mul(size))
+    }
+
+    /// Bytes of an entry.
+    fn kind_size(&self) -> Result<u64> {
+        self.dataset.element_size().named(&self.path, &self.name)
     }
 
     /// Numbers of some rows.
@@ -70,6 +85,7 @@ impl Array {
         if let (Some(chunks), true) = (&self.chunks, number::is_same::<T>(&self.kind)) {
             return chunks.rows(&self.path, &self.name, start as usize, count as usize);
         }
+        self.fits(count, self.kind_size()? + size_of::<T>() as u64)?;
         let bytes = self.bytes(start, count)?;
         number::decode(&self.kind, &bytes).ok_or_else(|| self.no_numbers())
     }
@@ -109,6 +125,7 @@ impl Array {
     /// Some rows of a one-axis array as a column, or all.
     pub(super) fn some(&self, rows: Option<Range<usize>>) -> Result<Column> {
         let (start, count) = self.span(rows)?;
+        self.fits(count, self.kind_size()? + size_of::<String>() as u64)?;
         self.decode(&self.kind, &self.bytes(start, count)?, &self.name)
     }
 

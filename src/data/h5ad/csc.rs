@@ -125,7 +125,7 @@ mod tests {
         file.write(path).expect("written");
         let file = File::open(path).expect("opened");
         let node = Node::root(&file, path).inner("X").expect("a group");
-        let sparse = Sparse::open(&node, 2).expect("a matrix");
+        let sparse = Sparse::open(&node, [2, 6]).expect("a matrix");
         Csc { sparse, shape: [6, 2], sizes, window: Mutex::new(None) }
     }
 

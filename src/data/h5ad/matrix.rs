@@ -60,9 +60,9 @@ impl Matrix {
             return Ok(Matrix { kind, storage, kept: None });
         };
         let (kind, stored) = layout(&node)?;
-        let outer = match kind.as_str() {
-            "csr" => shape[0],
-            "csc" => shape[1],
+        let lines = match kind.as_str() {
+            "csr" => shape,
+            "csc" => [shape[1], shape[0]],
             "dataframe" => return Matrix::columns(&node, shape),
             other => {
                 return Err(node.wrong(format!(
@@ -71,7 +71,7 @@ impl Matrix {
             }
         };
         check_shape(&stored, shape).map_err(|what| node.wrong(what))?;
-        let sparse = Sparse::open(&node, outer)?;
+        let sparse = Sparse::open(&node, lines)?;
         let storage = format!("{} {}", kind.to_uppercase(), sparse.data.word()?);
         let kind = if kind == "csr" { Kind::Csr(sparse) } else { Kind::Csc(Csc::new(sparse, shape)) };
         Ok(Matrix { kind, storage, kept: None })
@@ -82,7 +82,7 @@ impl Matrix {
         let stored: Vec<i64> = node.array("shape")?.numbers(0, 2)?;
         let stored: Vec<u64> = stored.iter().rev().map(|&axis| axis as u64).collect();
         check_shape(&stored, shape).map_err(|what| node.wrong(what))?;
-        let sparse = Sparse::open(node, shape[0])?;
+        let sparse = Sparse::open(node, shape)?;
         let storage = format!("CSR {}", sparse.data.word()?);
         Ok(Matrix { kind: Kind::Csr(sparse), storage, kept: Some(kept) })
     }

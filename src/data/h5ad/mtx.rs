@@ -104,6 +104,9 @@ fn read(path: &Path, shape: [usize; 2]) -> Result<Cells> {
             continue;
         }
         let (cell, feature, value) = entry(&line, shape).map_err(wrong)?;
+        if found.len() == entries {
+            return Err(wrong(format!("has more entries than the {entries} of its header")));
+        }
         found.push((cell as u32, feature as u32, value));
         bounds[cell + 1] += 1;
     }

@@ -109,8 +109,10 @@ pub(super) fn rounded(kind: &Datatype, bytes: &[u8]) -> Option<String> {
         let rounded = |number: &&f64| number.fract() == 0.0 && f64::from(**number as f32) != **number;
         return decode::<f64>(kind, bytes)?.iter().find(rounded).map(f64::to_string);
     }
-    let rounded = |number: &&i64| i128::from(**number) != (**number as f32) as i128;
-    decode::<i64>(kind, bytes)?.iter().find(rounded).map(i64::to_string)
+    let unsigned = word(kind) == Some("u64");
+    let whole = |number: i64| if unsigned { i128::from(number as u64) } else { number.into() };
+    let mut numbers = decode::<i64>(kind, bytes)?.into_iter().map(whole);
+    numbers.find(|&number| number != (number as f32) as i128).map(|number| number.to_string())
 }
 
 /// What is wrong with such a number, and the way out.

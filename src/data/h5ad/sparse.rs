@@ -17,11 +17,13 @@ pub(super) struct Sparse {
     indices: Array,
     indptr: Array,
     pub(super) entries: u64,
+    /// The most entries of a line, one for each place in it.
+    inner: u64,
 }
 
 impl Sparse {
-    /// `outer` is the number of rows of CSR, of columns of CSC.
-    pub(super) fn open(node: &Node, outer: usize) -> Result<Sparse> {
+    /// `outer` is the number of rows of CSR, of columns of CSC; `inner` that of the others.
+    pub(super) fn open(node: &Node, [outer, inner]: [usize; 2]) -> Result<Sparse> {
         let [data, indices, indptr] = [node.array("data")?, node.array("indices")?, node.array("indptr")?];
         let (entries, indexed, pointers) = (data.length()?, indices.length()?, indptr.length()?);
         if indexed != entries || pointers != outer as u64 + 1 {
@@ -37,7 +39,7 @@ impl Sparse {
         {
             return Err(part.wrong("does not contain whole numbers".to_string()));
         }
-        let sparse = Sparse { data, indices, indptr, entries };
+        let sparse = Sparse { data, indices, indptr, entries, inner: inner as u64 };
         let ends = [sparse.starts(0..0)?[0], sparse.starts(outer..outer)?[0]];
         if ends != [0, entries] {
             let what = format!("runs from {} to {}, not from 0 to {entries}", ends[0], ends[1]);
@@ -55,7 +57,17 @@ impl Sparse {
                 format!("is out of order or out of range between rows {} and {}", range.start, range.end);
             return Err(self.indptr.wrong(what));
         }
-        Ok(starts.into_iter().map(|start| start as u64).collect())
+        let starts: Vec<u64> = starts.into_iter().map(|start| start as u64).collect();
+        if let Some(at) = starts.windows(2).position(|pair| pair[1] - pair[0] > self.inner) {
+            let what = format!(
+                "gives row {} {} entries, but there are {} places in it",
+                range.start + at,
+                starts[at + 1] - starts[at],
+                self.inner
+            );
+            return Err(self.indptr.wrong(what));
+        }
+        Ok(starts)
     }
 
     /// Inner positions (below `inner`) of a range of entries.
@@ -128,4 +140,40 @@ pub(super) fn by_rows(
         *place += 1;
     }
     compressed(path, first, &bounds, columns, values, genes)
+}
+
+#[cfg(test)]
+mod tests {
+    use hdf5_pure::{File, FileBuilder};
+
+    use super::*;
+
+    /// What reading two lines of three places says of such arrays.
+    fn refused(data: &[u64], indices: &[i64], indptr: &[i64]) -> String {
+        let dir = tempfile::tempdir().expect("a folder");
+        let path = dir.path().join("x.h5");
+        let mut file = FileBuilder::new();
+        let mut x = file.create_group("X");
+        x.create_dataset("data").with_u64_data(data);
+        x.create_dataset("indices").with_i64_data(indices);
+        x.create_dataset("indptr").with_i64_data(indptr);
+        file.add_group(x.finish());
+        file.write(&path).expect("written");
+        let file = File::open(&path).expect("opened");
+        let node = Node::root(&file, &path).inner("X").expect("a group");
+        let sparse = Sparse::open(&node, [2, 3]).expect("a matrix");
+        sparse.csr_rows(&path, 0..2, 3).expect_err("refused").to_string()
+    }
+
+    #[test]
+    fn a_line_has_no_more_entries_than_places() {
+        let told = refused(&[1; 5], &[0, 1, 2, 2, 0], &[0, 4, 5]);
+        assert!(told.contains("gives row 0 4 entries, but there are 3 places in it"), "{told}");
+    }
+
+    #[test]
+    fn minus_one_without_a_sign_is_no_count() {
+        let told = refused(&[1, u64::MAX], &[0, 1], &[0, 1, 2]);
+        assert!(told.contains("contains 18446744073709551615, a whole number above"), "{told}");
+    }
 }
