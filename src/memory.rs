@@ -76,7 +76,15 @@ fn look_up() -> u64 {
         own.ancestors().take_while(|path| path.starts_with(root)).map(|path| path.join("memory.max"));
     let limits = levels.chain([root.join("memory/memory.limit_in_bytes")]);
     let told = limits.filter_map(|path| std::fs::read_to_string(path).ok()?.trim().parse().ok());
-    told.fold(of_machine(), u64::min)
+    told.fold(of_machine().min(of_process()), u64::min)
+}
+
+/// What `ulimit -v` allows.
+fn of_process() -> u64 {
+    let mut limit = libc::rlimit { rlim_cur: libc::RLIM_INFINITY, rlim_max: libc::RLIM_INFINITY };
+    // SAFETY: writes one limit to its place.
+    let failed = unsafe { libc::getrlimit(libc::RLIMIT_AS, &mut limit) };
+    if failed == 0 { limit.rlim_cur } else { u64::MAX }
 }
 
 fn of_machine() -> u64 {

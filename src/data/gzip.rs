@@ -2,11 +2,12 @@
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
+use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 
 use flate2::read::MultiGzDecoder;
 
-use crate::error::{At, Result};
+use crate::error::{At, Error, Result};
 
 /// First bytes of a gzip file.
 const GZIP: [u8; 2] = [0x1f, 0x8b];
@@ -28,7 +29,16 @@ pub(crate) fn is_packed(path: &Path) -> bool {
 }
 
 /// A file's bytes, unpacked if they are packed.
+///
+/// # Errors
+/// A file that cannot be read; a device, such as /dev/zero, which may have no end.
 pub(super) fn open(path: &Path) -> Result<Box<dyn BufRead>> {
+    if path
+        .metadata()
+        .is_ok_and(|there| there.file_type().is_char_device() || there.file_type().is_block_device())
+    {
+        return Err(Error::format(path, "is a device, not a file"));
+    }
     let mut start = BufReader::with_capacity(1 << 20, File::open(path).at(path)?);
     let packed = start.fill_buf().at(path)?.starts_with(&GZIP);
     let unpacked = |file| BufReader::with_capacity(1 << 20, MultiGzDecoder::new(file));
