@@ -29,7 +29,7 @@ pub struct Args {
     #[command(flatten)]
     sizes: Sizes,
     /// Number of timed steps
-    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
     steps: u64,
     #[command(flatten)]
     device: device::Choice,

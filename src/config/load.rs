@@ -11,6 +11,8 @@ use crate::error::{At, Error, Result};
 
 const DEEPEST: usize = 512;
 const LARGEST: usize = 1 << 20;
+/// A prediction remembers each of its steps.
+const MOST_STEPS: usize = 10_000;
 
 impl Config {
     /// Lays a config file and `section.field=value` settings over a preset, then checks the whole.
@@ -125,7 +127,7 @@ impl Config {
             ("train.log_every", t.log_every as usize, 1..=any),
             ("train.val_every", t.val_every as usize, 0..=any),
             ("train.checkpoint_every", t.checkpoint_every as usize, 1..=any),
-            ("predict.steps", self.predict.steps, 1..=LARGEST),
+            ("predict.steps", self.predict.steps, 1..=MOST_STEPS),
         ]
     }
 }

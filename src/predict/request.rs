@@ -11,7 +11,7 @@ use crate::data::population::{LABELS, nonzero};
 use crate::data::scale::{Found, Told, Unclear};
 use crate::data::shard::{Manifest, Scale};
 use crate::data::table::Table;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, some_of};
 use crate::memory;
 use crate::predictor::{ControlCells, Reading, Request, only_name};
 
@@ -149,7 +149,7 @@ fn places(path: &Path, header: &[String]) -> Result<[Option<usize>; 4]> {
     if header.iter().all(is_known) && [0, 1, 3].into_iter().all(|column| places[column].is_some()) {
         return Ok(places);
     }
-    let (found, asked) = (header.join(","), COLUMNS.join(","));
+    let (found, asked) = (some_of(header), COLUMNS.join(","));
     let what = format!("the columns are {found}; a request has {asked}, of which batch may be missing");
     Err(Error::format(path, what))
 }

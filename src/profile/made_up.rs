@@ -44,6 +44,17 @@ pub fn positive(text: &str) -> std::result::Result<usize, String> {
     if count == 0 { Err("expected at least 1".into()) } else { Ok(count) }
 }
 
+/// Parses how often something is timed, given as an option: at most a million times, each of which is remembered.
+///
+/// # Errors
+/// Text that is no such number.
+pub fn repeats(text: &str) -> std::result::Result<usize, String> {
+    match positive(text)? {
+        count if count > 1_000_000 => Err("expected at most 1,000,000".into()),
+        count => Ok(count),
+    }
+}
+
 /// A set of fewer cells has no spread.
 fn two_or_more(text: &str) -> std::result::Result<usize, String> {
     match positive(text)? {

@@ -6,7 +6,7 @@ use super::{evaluate, loader, ops, step};
 use crate::cli::device;
 use crate::error::Result;
 use crate::gpu::{Gpu, Real};
-use crate::profile::{Ceilings, Sizes, positive};
+use crate::profile::{Ceilings, Sizes, repeats};
 
 /// What to run on, and how to print.
 #[derive(Debug, clap::Args)]
@@ -15,7 +15,7 @@ pub struct Args {
     #[command(flatten)]
     device: device::Choice,
     /// Timings of each row; their median is reported [default: 5 on a CPU; on a GPU 100 of an op, 20 of the whole model]
-    #[arg(long, value_parser = positive)]
+    #[arg(long, value_parser = repeats)]
     turns: Option<usize>,
     /// Print a line of JSON for each row
     #[arg(long)]

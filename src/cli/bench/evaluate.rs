@@ -10,7 +10,7 @@ use crate::data::simulate::{self, CONTROL, Simulated, simulate};
 use crate::error::Result;
 use crate::evaluate::registry::Profile;
 use crate::evaluate::{Matrix, Settings, Side, evaluate};
-use crate::profile::{Times, positive};
+use crate::profile::{Times, positive, repeats};
 
 const EXAMPLE: &str = "\
 Example:
@@ -34,7 +34,7 @@ pub struct Args {
     #[arg(long, default_value_t = 50, value_parser = positive)]
     perturbations: usize,
     /// Timings of each row; their median is reported
-    #[arg(long, default_value_t = 3, value_parser = positive)]
+    #[arg(long, default_value_t = 3, value_parser = repeats)]
     turns: usize,
     /// Print a line of JSON for each row
     #[arg(long)]

@@ -53,7 +53,7 @@ pub struct Args {
     #[arg(long, default_value_t = 512, value_parser = positive)]
     cells: usize,
     /// Timed steps
-    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
     steps: u64,
     /// Take every cell once before any comes again, instead of drawing sets by weight
     #[arg(long)]

@@ -8,7 +8,7 @@ use crate::cli::device;
 use crate::error::{Error, Result};
 use crate::gpu::{Gpu, Took};
 use crate::memory;
-use crate::profile::{Times, positive};
+use crate::profile::{Times, repeats};
 
 const EXAMPLE: &str = "\
 Examples:
@@ -39,7 +39,7 @@ pub struct Args {
     #[arg(long, conflicts_with = "shape")]
     small: bool,
     /// Timings per direction; their median is reported
-    #[arg(long, default_value_t = 100, value_parser = positive)]
+    #[arg(long, default_value_t = 100, value_parser = repeats)]
     turns: usize,
     #[command(flatten)]
     device: device::Choice,

@@ -31,7 +31,7 @@ pub struct Args {
     #[command(flatten)]
     sizes: Sizes,
     /// Timed steps
-    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
     steps: u64,
     #[command(flatten)]
     device: device::Choice,
