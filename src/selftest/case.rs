@@ -42,6 +42,9 @@ pub struct Run {
     pub gradients: Vec<Tensor>,
 }
 
+/// Numbers of all inputs up to which a row is run again: copying them to the device takes longer than the op.
+const MOST_AGAIN: usize = 1 << 24;
+
 /// What an op made by each route.
 type Ways = Vec<(Route, Run)>;
 
@@ -149,17 +152,18 @@ impl Case {
     }
 
     /// Compares the device's value and gradients with the reference, in each route that the device has to them, and with those of
-    /// `again` more runs, which must have the same bits.
+    /// `again` more runs, fewer of a large row, which must have the same bits.
     ///
     /// f32: 1e-5, for sums over rows 1e-4. bf16: twice the error that the reference itself has when its inputs and outputs are
     /// rounded to bf16, a bound that reflects how well conditioned the row is.
     pub fn judge(&self, gpu: &Gpu, again: usize) -> Vec<(Route, Vec<Verdict>)> {
         let inputs = self.inputs();
-        let first = self.ways(&inputs, gpu);
+        let first = self.ways(&inputs, gpu, None);
         let truth = self.truths(&inputs, gpu.real(), &first[0].1);
         let mut judged: Vec<_> = first.iter().map(|(route, run)| (*route, verdicts(run, &truth))).collect();
-        for _ in 0..again {
-            add_unlike(&mut judged, &self.ways(&inputs, gpu), &first);
+        let held: Vec<Vec<Tensor>> = first.iter().map(|(_, run)| outputs(run)).collect();
+        for _ in 0..again.min(1 + MOST_AGAIN / self.size().max(1)) {
+            add_unlike(&mut judged, &self.ways(&inputs, gpu, Some(&first[0].1.dy)), &held);
         }
         judged
     }
@@ -167,19 +171,20 @@ impl Case {
     /// The same on several devices of one kind, each of which must give the bits of the first.
     pub fn judge_each(&self, gpus: &[Gpu]) -> Vec<Vec<(Route, Vec<Verdict>)>> {
         let inputs = self.inputs();
-        let all: Vec<Ways> = gpus.iter().map(|gpu| self.ways(&inputs, gpu)).collect();
+        let all: Vec<Ways> = gpus.iter().map(|gpu| self.ways(&inputs, gpu, None)).collect();
         let truth = self.truths(&inputs, gpus[0].real(), &all[0][0].1);
+        let held: Vec<Vec<Tensor>> = all[0].iter().map(|(_, run)| outputs(run)).collect();
         let judged = |ways: &Ways| {
             let mut judged: Vec<_> =
                 ways.iter().map(|(route, run)| (*route, verdicts(run, &truth))).collect();
-            add_unlike(&mut judged, ways, &all[0]);
+            add_unlike(&mut judged, ways, &held);
             judged
         };
         all.iter().map(judged).collect()
     }
 
-    fn ways(&self, inputs: &[Tensor], gpu: &Gpu) -> Ways {
-        gpu.each_route(|| self.run(inputs, Some(gpu)))
+    fn ways(&self, inputs: &[Tensor], gpu: &Gpu, dy: Option<&Tensor>) -> Ways {
+        gpu.each_route(|| self.run_back(inputs, Some(gpu), dy))
     }
 
     fn truths(&self, inputs: &[Tensor], real: Real, run: &Run) -> Truth {
@@ -205,27 +210,22 @@ impl Case {
     }
 }
 
-/// Adds what differs between runs by the same routes.
-fn add_unlike(judged: &mut [(Route, Vec<Verdict>)], ways: &Ways, first: &Ways) {
-    let pairs = judged.iter_mut().zip(ways.iter().zip(first));
-    pairs.for_each(|((_, verdicts), ((_, run), (_, first)))| verdicts.extend(unlike(run, first)));
+/// A run's outputs, on the host.
+fn outputs(run: &Run) -> Vec<Tensor> {
+    [&run.y].into_iter().chain(&run.gradients).map(Tensor::to_host).collect()
 }
 
-/// What differs, in any bit, between two runs of one device: no bound allows that.
-fn unlike(run: &Run, first: &Run) -> Vec<Verdict> {
-    let outputs = |run: &Run| -> Vec<Tensor> {
-        [&run.y].into_iter().chain(&run.gradients).map(|x| x.to_host()).collect()
-    };
-    let bits = |x: &Tensor| -> Vec<u32> { x.data().iter().map(|x| x.to_bits()).collect() };
-    let pairs = names(run).into_iter().zip(outputs(run).into_iter().zip(outputs(first)));
-    let differing = pairs.filter(|(_, (found, first))| bits(found) != bits(first));
-    differing
-        .map(|(output, (found, first))| Verdict {
-            output: format!("{output} once more"),
-            error: error(&wide(found.data()), &wide(first.data())).max(f64::MIN_POSITIVE),
-            allowed: 0.0,
-        })
-        .collect()
+/// Adds what differs, in any bit, from the outputs of the first runs by the same routes: no bound allows that.
+fn add_unlike(judged: &mut [(Route, Vec<Verdict>)], ways: &Ways, held: &[Vec<Tensor>]) {
+    for ((_, verdicts), ((_, run), held)) in judged.iter_mut().zip(ways.iter().zip(held)) {
+        for ((output, found), first) in names(run).into_iter().zip(outputs(run)).zip(held) {
+            let same = |(x, y): (&f32, &f32)| x.to_bits() == y.to_bits();
+            if !found.data().iter().zip(first.data()).all(same) {
+                let error = error(&wide(found.data()), &wide(first.data())).max(f64::MIN_POSITIVE);
+                verdicts.push(Verdict { output: format!("{output} once more"), error, allowed: 0.0 });
+            }
+        }
+    }
 }
 
 /// Of a run's outputs.
