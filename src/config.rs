@@ -310,7 +310,7 @@ pub struct TrainConfig {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PredictConfig {
-    /// 1 to 10,000. 1: the endpoint from t = 0 in one evaluation; K: K Euler steps along the path.
+    /// 1 to 10000. 1: the endpoint from t = 0 in one evaluation; K: K Euler steps along the path.
     pub steps: usize,
     /// True shifts decoded cells by mean X0 - mean Dec(Z0) per gene, which cancels the decoder's own bias.
     pub calibrate: bool,
