@@ -112,7 +112,7 @@ pub struct Args {
 /// cell-eval's name for the column of the perturbations.
 const PERTURBATIONS: &str = "target_gene";
 
-/// All draws are kept in memory: 400 MB for 1,000 perturbations.
+/// The means of all are kept in memory, 8 bytes for each column of each predictor.
 const MOST_RESAMPLES: usize = 100_000;
 
 /// With a single resample every interval would have no width.

@@ -176,8 +176,8 @@ pub(super) fn path(dir: &Path, name: Option<&str>, file: &str) -> PathBuf {
     dir.join(format!("{prefix}{file}"))
 }
 
-/// Most bytes of a cell type, a perturbation or both in the name of a file: file systems allow 255, and a file that is being written has a
-/// longer name.
+/// Most bytes of a cell type, a perturbation or both in the name of a file: file systems allow 255, and a file that is being written
+/// has a longer name.
 const LONGEST: usize = 120;
 
 /// A cell type, as its files' names begin with it.
