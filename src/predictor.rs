@@ -140,8 +140,8 @@ impl<'a> Predictor<'a> {
         Context::of(&[self], controls)
     }
 
-    /// mean X0 - mean Dec(Z0) per gene over the context's controls, of which [`CALIBRATION_CELLS`] are drawn if there are more, on the
-    /// network's scale; zero if the config does not calibrate.
+    /// mean X0 - mean Dec(Z0) per gene over the context's controls, of which [`CALIBRATION_CELLS`] are drawn if there are more, on
+    /// the network's scale; zero if the config does not calibrate.
     /// Cells that do not fill the last set are repeated from the first on, and repeated cells weigh more in the mean: of 5 cells in
     /// sets of 32 two weigh 7 and three 6.
     fn calibration(&self, controls: &ControlCells) -> Vec<f32> {

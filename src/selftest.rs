@@ -65,7 +65,8 @@ impl Check {
 
 /// Runs rows of the table on a device; one check per op and route, with its worst output. The check under the op's own name covers
 /// all its rows, computed as on any device; the checks of its Hopper routes cover the rows whose sizes these take, and are missing
-/// if there are none. Each row is run `again` more times, and must give the same bits. `progress` is told of the rows, each by name before it is run.
+/// if there are none. Each row is run up to `again` more times, fewer if it is large, and must give the same bits. `progress` is told
+/// of the rows, each by name before it is run.
 ///
 /// # Errors
 /// [`Error::Stopped`] if `progress` is asked to stop; a device that fails, or on which a kernel writes past the end of a buffer:

@@ -34,7 +34,8 @@ pub enum Beside<'a> {
 /// Writes what was really measured of some groups of a split, identified by its hash; returns the number of cells.
 ///
 /// # Errors
-/// As [`measured`]; counts of logs; other control cells of other genes or on another scale, or none of a cell type; a file that cannot be written.
+/// As [`measured`]; counts of logs; other control cells of other genes or on another scale, or none of a cell type; a file that
+/// cannot be written.
 pub fn write_measured(
     path: &Path,
     data: &Data,
