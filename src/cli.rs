@@ -56,8 +56,9 @@ All of this on simulated cells: scale-engine demo
 What a file or folder holds:    scale-engine inspect PATH
 
 Exit codes: 0 done; 2 an option or setting is wrong, or names a column or label that does not exist; 1 any other failure, \
-including bad contents of a file; 130 stopped by Ctrl-C; 141 nobody reads the output any more. `train` and `demo` stop cleanly at the first Ctrl-C, with exit code 1 \
-(`train` writes a checkpoint), and at once at the second, with 130; so does `predict`, with 130 and without a file.";
+including bad contents of a file; 130 stopped by Ctrl-C; 141 nobody reads the output any more. `train` and `demo` stop \
+cleanly at the first Ctrl-C, with exit code 1 (`train` writes a checkpoint), and at once at the second, with \
+130; so does `predict`, with 130 and without a file.";
 
 #[derive(Debug, Subcommand)]
 enum Command {

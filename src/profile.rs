@@ -11,7 +11,7 @@ mod made_up;
 mod times;
 
 pub use ceilings::Ceilings;
-pub use made_up::{MadeUp, Sizes, positive, repeats, vocabulary};
+pub use made_up::{MOST_REPEATS, MadeUp, Sizes, positive, repeats, vocabulary};
 pub use times::Times;
 
 /// What a step is made of.

@@ -4,7 +4,7 @@ use super::device;
 use crate::error::Result;
 use crate::gpu::{Gpu, guard};
 use crate::laps::Pass;
-use crate::profile::{Kernel, Memory, Profile, Row, Sizes, profile};
+use crate::profile::{Kernel, MOST_REPEATS, Memory, Profile, Row, Sizes, profile};
 
 const EXAMPLE: &str = "\
 Example:
@@ -29,7 +29,7 @@ pub struct Args {
     #[command(flatten)]
     sizes: Sizes,
     /// Number of timed steps
-    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=MOST_REPEATS))]
     steps: u64,
     #[command(flatten)]
     device: device::Choice,

@@ -13,8 +13,8 @@ const EXAMPLE: &str = "\
 Example:
   scale-engine selftest --device cuda
 
-Checks every kernel, at awkward sizes and at the model's, against its reference, and that it gives the same bits each time; the whole model against the CPU (loss, every \
-gradient, 50 steps); and that the same seed gives the same bits twice. All this in f32 and in bf16. An op that has its own kernels \
+Checks every kernel, at awkward sizes and at the model's, against its reference, and that it gives the same bits each time; the \
+whole model against the CPU (loss, every gradient, 50 steps); and that the same seed gives the same bits twice. All this in f32 and in bf16. An op that has its own kernels \
 for Hopper has a line for them too (`attention on Hopper`), with the sizes that these kernels accept. The exit code is 1 if any \
 check fails. Under compute-sanitizer:
   compute-sanitizer --tool memcheck scale-engine selftest --device cuda --small";

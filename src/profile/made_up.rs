@@ -44,13 +44,16 @@ pub fn positive(text: &str) -> std::result::Result<usize, String> {
     if count == 0 { Err("expected at least 1".into()) } else { Ok(count) }
 }
 
-/// Parses how often something is timed, given as an option: at most a million times, each of which is remembered.
+/// How often something may be timed: each time is remembered.
+pub const MOST_REPEATS: u64 = 1_000_000;
+
+/// Parses how often something is timed, given as an option.
 ///
 /// # Errors
 /// Text that is no such number.
 pub fn repeats(text: &str) -> std::result::Result<usize, String> {
     match positive(text)? {
-        count if count > 1_000_000 => Err("expected at most 1,000,000".into()),
+        count if count as u64 > MOST_REPEATS => Err(format!("expected at most {MOST_REPEATS}")),
         count => Ok(count),
     }
 }

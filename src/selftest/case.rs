@@ -160,8 +160,7 @@ impl Case {
         let inputs = self.inputs();
         let first = self.ways(&inputs, gpu, None);
         let truth = self.truths(&inputs, gpu.real(), &first[0].1);
-        let mut judged: Vec<_> = first.iter().map(|(route, run)| (*route, verdicts(run, &truth))).collect();
-        let held: Vec<Vec<Tensor>> = first.iter().map(|(_, run)| outputs(run)).collect();
+        let (mut judged, held) = (judged(&first, &truth), held(&first));
         for _ in 0..again.min(1 + MOST_AGAIN / self.size().max(1)) {
             add_unlike(&mut judged, &self.ways(&inputs, gpu, Some(&first[0].1.dy)), &held);
         }
@@ -173,14 +172,13 @@ impl Case {
         let inputs = self.inputs();
         let all: Vec<Ways> = gpus.iter().map(|gpu| self.ways(&inputs, gpu, None)).collect();
         let truth = self.truths(&inputs, gpus[0].real(), &all[0][0].1);
-        let held: Vec<Vec<Tensor>> = all[0].iter().map(|(_, run)| outputs(run)).collect();
-        let judged = |ways: &Ways| {
-            let mut judged: Vec<_> =
-                ways.iter().map(|(route, run)| (*route, verdicts(run, &truth))).collect();
-            add_unlike(&mut judged, ways, &held);
+        let first = held(&all[0]);
+        let each = |ways: &Ways| {
+            let mut judged = judged(ways, &truth);
+            add_unlike(&mut judged, ways, &first);
             judged
         };
-        all.iter().map(judged).collect()
+        all.iter().map(each).collect()
     }
 
     fn ways(&self, inputs: &[Tensor], gpu: &Gpu, dy: Option<&Tensor>) -> Ways {
@@ -208,6 +206,15 @@ impl Case {
         let x: Values = inputs.iter().map(|x| wide(x.data())).collect();
         [forward(&x, &x)].into_iter().chain(backward(&wide(dy.data()), &x)).collect()
     }
+}
+
+fn judged(ways: &Ways, truth: &Truth) -> Vec<(Route, Vec<Verdict>)> {
+    ways.iter().map(|(route, run)| (*route, verdicts(run, truth))).collect()
+}
+
+/// The outputs by each route, on the host.
+fn held(ways: &Ways) -> Vec<Vec<Tensor>> {
+    ways.iter().map(|(_, run)| outputs(run)).collect()
 }
 
 /// A run's outputs, on the host.

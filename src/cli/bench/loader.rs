@@ -20,7 +20,7 @@ use crate::data::simulate::{self, simulate};
 use crate::error::{At, Result};
 use crate::folder::paths_in;
 use crate::memory;
-use crate::profile::positive;
+use crate::profile::{MOST_REPEATS, positive};
 use crate::progress::Progress;
 
 const EXAMPLE: &str = "\
@@ -53,7 +53,7 @@ pub struct Args {
     #[arg(long, default_value_t = 512, value_parser = positive)]
     cells: usize,
     /// Timed steps
-    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..=MOST_REPEATS))]
     steps: u64,
     /// Take every cell once before any comes again, instead of drawing sets by weight
     #[arg(long)]

@@ -6,7 +6,7 @@ use crate::cli::device;
 use crate::error::Result;
 use crate::gpu::Gpu;
 use crate::model::losses::Examples;
-use crate::profile::{MadeUp, Sizes, Times};
+use crate::profile::{MOST_REPEATS, MadeUp, Sizes, Times};
 use crate::rng::Rng;
 use crate::train::Learner;
 
@@ -31,7 +31,7 @@ pub struct Args {
     #[command(flatten)]
     sizes: Sizes,
     /// Timed steps
-    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..=MOST_REPEATS))]
     steps: u64,
     #[command(flatten)]
     device: device::Choice,

@@ -83,7 +83,7 @@ impl Csc {
             let to = self.sparse.entries.min(from + READ_ENTRIES);
             // One after the other: the window is locked, and a waiting rayon worker could be given a
             // task that needs the window too.
-            let positions = self.sparse.positions(from..to, self.shape[0])?;
+            let positions = self.sparse.positions(from..to)?;
             let values = self.sparse.values(from..to)?;
             for (entry, (&row, &value)) in (from..to).zip(positions.iter().zip(&values)) {
                 while entry >= starts[column + 1] {

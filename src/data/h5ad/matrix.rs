@@ -145,7 +145,7 @@ impl Matrix {
 
     fn stored_rows(&self, path: &Path, range: Range<usize>, genes: usize) -> Result<Cells> {
         match &self.kind {
-            Kind::Csr(sparse) => sparse.csr_rows(path, range, genes),
+            Kind::Csr(sparse) => sparse.csr_rows(path, range),
             Kind::Csc(csc) => csc.rows(path, range),
             Kind::Dense(dense) => {
                 let numbers = dense.values(range.start as u64, range.len() as u64)?;

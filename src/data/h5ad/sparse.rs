@@ -70,8 +70,9 @@ impl Sparse {
         Ok(starts)
     }
 
-    /// Inner positions (below `inner`) of a range of entries.
-    pub(super) fn positions(&self, range: Range<u64>, inner: usize) -> Result<Vec<u32>> {
+    /// Inner positions of a range of entries.
+    pub(super) fn positions(&self, range: Range<u64>) -> Result<Vec<u32>> {
+        let inner = self.inner as usize;
         let (start, count) = (range.start, range.end - range.start);
         // Half the memory of 64-bit positions; an invalid one has become the largest number.
         let places: Vec<u32> = self.indices.numbers(start, count)?;
@@ -91,15 +92,14 @@ impl Sparse {
     }
 
     /// Rows, if the outer lines are cells.
-    pub(super) fn csr_rows(&self, path: &Path, range: Range<usize>, genes: usize) -> Result<Cells> {
+    pub(super) fn csr_rows(&self, path: &Path, range: Range<usize>) -> Result<Cells> {
         let starts = self.starts(range.clone())?;
         let (first, last) = (starts[0], starts[starts.len() - 1]);
         // Decompression dominates the cost, and the two arrays are independent.
-        let (columns, values) =
-            rayon::join(|| self.positions(first..last, genes), || self.values(first..last));
+        let (columns, values) = rayon::join(|| self.positions(first..last), || self.values(first..last));
         let (columns, values) = (columns?, values?);
         let bounds: Vec<usize> = starts.iter().map(|start| (start - first) as usize).collect();
-        compressed(path, range.start, &bounds, columns, values, genes)
+        compressed(path, range.start, &bounds, columns, values, self.inner as usize)
     }
 }
 
@@ -162,7 +162,7 @@ mod tests {
         let file = File::open(&path).expect("opened");
         let node = Node::root(&file, &path).inner("X").expect("a group");
         let sparse = Sparse::open(&node, [2, 3]).expect("a matrix");
-        sparse.csr_rows(&path, 0..2, 3).expect_err("refused").to_string()
+        sparse.csr_rows(&path, 0..2).expect_err("refused").to_string()
     }
 
     #[test]
